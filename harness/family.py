@@ -1,0 +1,63 @@
+"""Process families: a server's processes die with their parent, and a process group is ended whole."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import psutil
+
+
+def die_with_parent() -> None:
+    """Watch, on a thread, for the death of the multiprocessing parent; then end this process and all its siblings.
+
+    A LitServe parent that is killed leaves its workers, queue manager and HTTP process behind, still answering.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    siblings = psutil.Process(parent.pid).children(recursive=True)
+
+    def watch() -> None:
+        parent.join()
+        for process in siblings:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()  # psutil checks that the pid still belongs to the same process
+        os._exit(1)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+def end_group(group: int, patience_s: float) -> None:
+    """Interrupt the leader of a process group, wait up to `patience_s` for the whole group to end, then kill the rest."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(group, signal.SIGINT)
+    if not group_ends(group, patience_s):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        group_ends(group, 5)
+
+
+def group_ends(group: int, within_s: float) -> bool:
+    """Whether every process of the group has ended in time; zombies that nobody reaps count as ended."""
+    deadline = time.monotonic() + within_s
+    while any_alive(group):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def any_alive(group: int) -> bool:
+    """Whether a process of this group exists that is not a zombie."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False

@@ -1,0 +1,235 @@
+"""What happens inside a worker, measured: a LitAPI around any LitAPI that times its stages and counts its batches.
+
+It also keeps requests apart: a request whose decoding fails gets its own 4xx and never disturbs the rest of its batch
+(LitServe answers the whole batch with the error of one, LitServe#340).
+"""
+
+import logging
+import multiprocessing
+import os
+import time
+from concurrent.futures import Future
+from ctypes import Array, c_double
+from typing import Any
+
+import litserve
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+from litserve.loops.simple_loops import BatchedLoop, SingleLoop
+
+from harness.family import die_with_parent
+
+STAGES = ("waiting", "decode", "collate", "predict", "encode")
+logger = logging.getLogger("litserve.measured")
+
+
+class Counters:
+    """Running totals of every worker, in memory that the workers write and the HTTP processes read.
+
+    A row holds the worker's pid, requests, rejected requests, batches, then for each stage the seconds the worker was
+    busy with it and the seconds requests spent in it (a request waits for its whole batch), then how many batches of
+    each size were formed. Only its own worker writes a row, so no lock is needed; readers see at worst a row between
+    two batches.
+    """
+
+    FIXED = 4 + 2 * len(STAGES)
+
+    def __init__(self, workers: int, max_batch_size: int) -> None:
+        self.width = self.FIXED + max_batch_size + 1
+        self.cells: Array[c_double] = multiprocessing.get_context("spawn").RawArray(c_double, workers * self.width)
+
+    def row(self, worker: int) -> "Row":
+        """The row of one worker, for that worker to write."""
+        return Row(self.cells, worker * self.width)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """One dictionary per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, batch_sizes."""
+        rows = [self.cells[start : start + self.width] for start in range(0, len(self.cells), self.width)]
+        return [self.described(row) for row in rows]
+
+    def described(self, row: list[float]) -> dict[str, Any]:
+        pid, requests, rejected, batches = (int(cell) for cell in row[:4])
+        sizes = row[self.FIXED :]
+        return {
+            "pid": pid, "requests": requests, "rejected": rejected, "batches": batches,
+            "busy_s": dict(zip(STAGES, row[4 : self.FIXED : 2], strict=True)),
+            "spent_s": dict(zip(STAGES, row[5 : self.FIXED : 2], strict=True)),
+            "batch_sizes": {size: int(count) for size, count in enumerate(sizes) if count},
+        }  # fmt: skip
+
+
+class Row:
+    """The cells of one worker."""
+
+    def __init__(self, cells: "Array[c_double]", start: int) -> None:
+        self.cells, self.start = cells, start
+        cells[start] = os.getpid()
+
+    def batch_done(self, size: int, rejected: int, busy_s: dict[str, float], waited_s: float) -> None:
+        """Add one batch: its size, its rejected requests, the seconds of each stage, the summed waiting of its requests."""
+        cells, start = self.cells, self.start
+        cells[start + 1] += size
+        cells[start + 2] += rejected
+        cells[start + 3] += 1
+        cells[start + 5] += waited_s
+        for offset, stage in enumerate(STAGES[1:], start=1):
+            cells[start + 4 + 2 * offset] += busy_s[stage]
+            cells[start + 5 + 2 * offset] += busy_s[stage] * size
+        cells[start + Counters.FIXED + size] += 1
+
+
+class ArrivalQueue:
+    """LitServe's request queue, noting when each request it hands out had entered it."""
+
+    def __init__(self, queue: Any, arrivals: list[float]) -> None:
+        self.queue, self.arrivals = queue, arrivals
+
+    def get(self, *arguments: Any, **options: Any) -> tuple:
+        return self.noted(self.queue.get(*arguments, **options))
+
+    def get_nowait(self) -> tuple:
+        return self.noted(self.queue.get_nowait())
+
+    def noted(self, item: tuple) -> tuple:
+        if item[2] is not None:  # LitServe's stop message has no arrival
+            self.arrivals.append(item[2])
+        return item
+
+
+class ClockedLoop:
+    """Either of LitServe's own loops, its request queue replaced by one that notes arrivals."""
+
+    def __call__(self, lit_api: "MeasuredAPI", device: str, worker_id: int, request_queue: Any, *rest: Any) -> None:
+        super().__call__(lit_api, device, worker_id, ArrivalQueue(request_queue, lit_api.arrivals), *rest)
+
+
+class ClockedSingleLoop(ClockedLoop, SingleLoop):
+    """LitServe's loop for one request at a time."""
+
+
+class ClockedBatchedLoop(ClockedLoop, BatchedLoop):
+    """LitServe's loop for batches."""
+
+
+class Stage:
+    """Adds the time spent inside `with` to one stage of the batch at work."""
+
+    def __init__(self, busy_s: dict[str, float], name: str) -> None:
+        self.busy_s, self.name = busy_s, name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
+        self.busy_s[self.name] += time.perf_counter() - self.began
+        if isinstance(error, Exception) and not isinstance(error, HTTPException):
+            # LitServe pickles what is raised and ends the server if it cannot: keep only what always can be
+            raise RuntimeError(f"{kind.__name__} in {self.name}: {error}") from error
+
+
+class MeasuredAPI(litserve.LitAPI):
+    """A LitAPI that serves one request at a time, measured.
+
+    `request` is always a JSON object: FastAPI itself refuses anything else before it reaches a worker. An item of a
+    batch that is an HTTPException is the answer to its request: it skips the stages that remain.
+    """
+
+    loop_type: type = ClockedSingleLoop
+
+    def __init__(self, api: litserve.LitAPI, counters: Counters) -> None:
+        super().__init__(max_batch_size=api.max_batch_size, batch_timeout=api.batch_timeout, loop=self.loop_type())
+        self.api, self.counters = api, counters
+        self.arrivals: list[float] = []
+        self.decoding = False
+
+    def pre_setup(self, spec: Any = None) -> None:
+        super().pre_setup(spec)
+        self.api.pre_setup(spec)
+
+    def setup(self, device: str) -> None:
+        die_with_parent()
+        self.api.setup(device)
+        self.row = self.counters.row(int(os.environ["LITSERVE_WORKER_ID"]))
+
+    def begin_batch(self) -> None:
+        """Start the clocks of the batch whose requests LitServe has just taken from its queue."""
+        now = time.monotonic()  # the clock that LitServe stamps arrivals with
+        self.waited_s = now * len(self.arrivals) - sum(self.arrivals)
+        self.arrivals.clear()
+        self.busy_s = dict.fromkeys(STAGES, 0.0)
+        self.stage = {name: Stage(self.busy_s, name) for name in STAGES}
+        self.size = self.rejected = self.answered = 0
+        self.decoding = True
+
+    def decode_request(self, request: dict) -> Any:
+        if not self.decoding:
+            self.begin_batch()
+        self.size += 1
+        with self.stage["decode"]:
+            try:
+                return self.api.decode_request(request)
+            except Exception as error:
+                return http_error(error)
+
+    def predict(self, item: Any) -> Any:
+        self.decoding = False
+        with self.stage["predict"]:
+            return item if isinstance(item, HTTPException) else self.api.predict(item)
+
+    def encode_response(self, output: Any) -> Any:
+        with self.stage["encode"]:
+            answer = self.refused(output) if isinstance(output, HTTPException) else self.api.encode_response(output)
+        self.answered += 1
+        if self.answered == self.size:
+            self.row.batch_done(self.size, self.rejected, self.busy_s, self.waited_s)
+        return answer
+
+    def refused(self, error: HTTPException) -> JSONResponse:
+        """The error as a response of its own: raised, it would answer the whole batch."""
+        self.rejected += 1
+        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+class MeasuredBatchAPI(MeasuredAPI):
+    """A LitAPI that serves batches, measured.
+
+    `decode_request` may return a Future, which lets an API decode the requests of a batch side by side.
+    """
+
+    loop_type = ClockedBatchedLoop
+
+    def batch(self, inputs: list) -> Any:
+        self.decoding = False
+        with self.stage["decode"]:
+            self.items = [settled(item) for item in inputs]
+        good = [item for item in self.items if not isinstance(item, HTTPException)]
+        with self.stage["collate"]:
+            return self.api.batch(good) if good else None
+
+    def predict(self, batch: Any) -> Any:
+        with self.stage["predict"]:
+            return None if batch is None else self.api.predict(batch)
+
+    def unbatch(self, output: Any) -> list:
+        with self.stage["encode"]:
+            outputs = iter([] if output is None else self.api.unbatch(output))
+            return [item if isinstance(item, HTTPException) else next(outputs) for item in self.items]
+
+
+def settled(item: Any) -> Any:
+    """The item, once it is known to be good: a Future that has a result, or the HTTPException that is the answer."""
+    error = item.exception() if isinstance(item, Future) else None  # waits for the Future
+    return item if error is None else http_error(error)
+
+
+def http_error(error: BaseException) -> HTTPException:
+    """The answer to a request that could not be decoded."""
+    if isinstance(error, HTTPException):
+        return error
+    logger.error("decoding failed", exc_info=error)  # a defect met by one request must not fail its whole batch
+    return HTTPException(500, "the server failed to decode this request")
+
+
+def measured(api: litserve.LitAPI, counters: Counters) -> MeasuredAPI:
+    """`api`, measured; in the form that LitServe calls it in."""
+    return (MeasuredBatchAPI if api.max_batch_size > 1 else MeasuredAPI)(api, counters)

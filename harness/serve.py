@@ -1,0 +1,170 @@
+"""The one way a server script starts LitServe: flags, limits, measuring, and an end that leaves nothing behind."""
+
+import argparse
+import contextlib
+import inspect
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import litserve
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from harness.family import die_with_parent
+from harness.machine import usable_cores
+from harness.measured import Counters, measured
+
+MAX_BODY_BYTES = 32 << 20
+MAX_IN_FLIGHT = 1024  # requests inside the server; more are answered 503, for LitServe's own queues have no end
+QUEUE_TIMEOUT_S = 60  # a request that waited longer is answered 504 when its turn comes
+
+
+def serve(
+    api: litserve.LitAPI, *, workers_per_device: int = 1, max_in_flight: int = MAX_IN_FLIGHT, argv: list | None = None
+) -> None:
+    """Serve `api` with LitServe until SIGINT or SIGTERM.
+
+    Args:
+        api: the LitAPI, as a script of its own would hand it to LitServer.
+        workers_per_device: worker processes; CPU threads are shared out among them.
+        max_in_flight: requests that may be inside one HTTP process before it answers 503.
+        argv: the command line without the program's name; sys.argv by default.
+    """
+    options = argument_parser(api).parse_args(argv)
+    refuse_taken_port(options.host, options.port)
+    stop_on_signals()
+    # On the CPU every worker would start a thread per core; torch reads this when a worker imports it.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
+    server = litserver(api, options, workers_per_device, max_in_flight)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(
+                host=options.host, port=options.port, num_api_servers=options.api_servers, log_level="warning",
+                generate_client_file=False, access_log=False,
+            )  # fmt: skip
+    finally:
+        for child in multiprocessing.active_children():  # what LitServe leaves when stopped before it was up
+            child.kill()
+
+
+def variant_of(api: litserve.LitAPI) -> str:
+    """The variant's name: its script is server_<name>.py."""
+    return Path(inspect.getfile(type(api))).stem.removeprefix("server_")
+
+
+def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
+    """The flags that all server scripts share."""
+    parser = argparse.ArgumentParser(description=(sys.modules[type(api).__module__].__doc__ or "").partition("\n")[0])
+    parser.add_argument("--host", default="127.0.0.1", choices=("127.0.0.1", "0.0.0.0", "::"),
+                        help="address to listen on (default: %(default)s, this machine only)")  # fmt: skip
+    parser.add_argument("--port", type=int, default=8000, help="1024 to 65535 (default: %(default)s)")
+    parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"),
+                        help="where the model runs (default: %(default)s, the best there is)")  # fmt: skip
+    parser.add_argument("--api-servers", type=int, default=1,
+                        help="HTTP processes (default: %(default)s; LitServe would start one per worker)")  # fmt: skip
+    parser.add_argument("--run-id", default=uuid.uuid4().hex,
+                        help="a name that /info repeats, so that a client knows whom it measures")  # fmt: skip
+    return parser
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Exit with one sentence if the port cannot be bound, before any model is loaded."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            sys.exit(f"cannot listen on {host}:{port}: {error}; choose another port with --port")
+
+
+def stop_on_signals() -> None:
+    """Make SIGTERM and the first SIGINT both mean a clean stop; more of them do not disturb it."""
+    main_process = os.getpid()
+
+    def stop(number: int, _: Any) -> None:
+        if os.getpid() != main_process:  # inherited by a forked child that set no handler of its own
+            os._exit(128 + number)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def litserver(
+    api: litserve.LitAPI, options: argparse.Namespace, workers: int, max_in_flight: int
+) -> litserve.LitServer:
+    """The LitServer around `api`, with /info, /stats, a body limit, an overload limit and one-sentence errors."""
+    counters = Counters(workers, api.max_batch_size)
+    metadata = {
+        "variant": variant_of(api), "run_id": options.run_id, "accelerator": accelerator(options.accelerator),
+        "workers_per_device": workers, "api_servers": options.api_servers,
+        "max_batch_size": api.max_batch_size, "batch_timeout_s": api.batch_timeout,
+    }  # fmt: skip
+    server = litserve.LitServer(
+        measured(api, counters), accelerator=metadata["accelerator"], devices=1, workers_per_device=workers,
+        timeout=QUEUE_TIMEOUT_S, model_metadata=metadata, max_payload_size=MAX_BODY_BYTES,
+        middlewares=[(InFlightLimit, {"limit": max_in_flight})],
+    )  # fmt: skip
+    server.uvicorn_graceful_timeout = 3
+    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id, "workers": counters.snapshot()})
+    explain_refusals(server.app)
+    return server
+
+
+def accelerator(asked: str) -> str:
+    """`asked`, or for "auto" the best one there is; LitServe's own "auto" depends on what happens to be imported."""
+    if asked != "auto":
+        return asked
+    import torch  # the server script has it loaded already; a server without a model never comes here for long
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def explain_refusals(app: FastAPI) -> None:
+    """Answer what FastAPI cannot parse with one clear sentence instead of a list of validation records."""
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "missing" and first["loc"] == ("body",):
+            reason = "the body is empty"
+        elif first["type"] == "json_invalid":
+            reason = f"it is not valid JSON ({first['ctx']['error']})"
+        else:
+            reason = "it is something else; is the Content-Type application/json?"
+        return JSONResponse({"detail": f"the body must be a JSON object, but {reason}"}, 422)
+
+
+class InFlightLimit:
+    """ASGI middleware that answers 503 with Retry-After once `limit` requests are inside this HTTP process."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            die_with_parent()
+        if scope["type"] != "http" or scope["method"] != "POST":  # /health, /info and /stats answer under overload too
+            await self.app(scope, receive, send)
+        elif self.in_flight >= self.limit:
+            busy = JSONResponse({"detail": "the server is at its limit; try again"}, 503, {"Retry-After": "1"})
+            await busy(scope, receive, send)
+        else:
+            self.in_flight += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.in_flight -= 1

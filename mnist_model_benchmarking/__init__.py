@@ -1,0 +1,1 @@
+"""The MNIST classifier behind five LitServe servers, and the benchmark that compares them."""

@@ -1,0 +1,27 @@
+"""Batching: requests that arrive within 10 ms share one forward pass of up to 64 requests.
+
+    python mnist_model_benchmarking/server_batching.py --port 8000
+"""
+
+import torch
+from torch import Tensor
+
+from harness.serve import serve
+from mnist_model_benchmarking.server_baseline import BaselineAPI
+
+BATCHING = {"max_batch_size": 64, "batch_timeout": 0.01}  # LitServe always waits the 10 ms out, unless the batch is full
+
+
+class BatchingAPI(BaselineAPI):
+    """One tensor for the whole batch, split again by the number of images each request brought."""
+
+    def batch(self, requests: list[Tensor]) -> tuple[Tensor, list[int]]:
+        return torch.cat(requests), [len(images) for images in requests]
+
+    def predict(self, batch: tuple[Tensor, list[int]]) -> tuple[Tensor, ...]:
+        images, sizes = batch
+        return self.probabilities(images).split(sizes)
+
+
+if __name__ == "__main__":
+    serve(BatchingAPI(**BATCHING))

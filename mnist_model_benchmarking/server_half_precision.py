@@ -1,0 +1,20 @@
+"""Half precision: batching and workers, with bfloat16 weights and inputs: half the bytes per forward pass.
+
+    python mnist_model_benchmarking/server_half_precision.py --port 8000
+"""
+
+import torch
+
+from harness.serve import serve
+from mnist_model_benchmarking.server_batching import BATCHING
+from mnist_model_benchmarking.server_batching_workers import WORKERS, BatchingWorkersAPI
+
+
+class HalfPrecisionAPI(BatchingWorkersAPI):
+    """The weights and what goes into them are bfloat16; only the softmax is taken in float32."""
+
+    dtype = torch.bfloat16
+
+
+if __name__ == "__main__":
+    serve(HalfPrecisionAPI(**BATCHING), workers_per_device=WORKERS)
