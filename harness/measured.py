@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import Future
-from ctypes import Array, c_double
+from ctypes import Array, c_double, c_long
 from typing import Any
 
 import litserve
@@ -34,18 +34,24 @@ class Counters:
 
     FIXED = 4 + 2 * len(STAGES)
 
-    def __init__(self, workers: int, max_batch_size: int) -> None:
+    def __init__(self, workers: int, max_batch_size: int, api_servers: int = 1) -> None:
+        context = multiprocessing.get_context("spawn")
         self.width = self.FIXED + max_batch_size + 1
-        self.cells: Array[c_double] = multiprocessing.get_context("spawn").RawArray(c_double, workers * self.width)
+        self.cells: Array[c_double] = context.RawArray(c_double, workers * self.width)
+        self.http_pids: Array[c_long] = context.RawArray(c_long, api_servers)
 
     def row(self, worker: int) -> "Row":
         """The row of one worker, for that worker to write."""
         return Row(self.cells, worker * self.width)
 
-    def snapshot(self) -> list[dict[str, Any]]:
-        """One dictionary per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, batch_sizes."""
+    def http_process_started(self) -> None:
+        """Note the pid of this HTTP process."""
+        self.http_pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
+
+    def snapshot(self) -> dict[str, Any]:
+        """http_pids, and per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, batch_sizes."""
         rows = [self.cells[start : start + self.width] for start in range(0, len(self.cells), self.width)]
-        return [self.described(row) for row in rows]
+        return {"http_pids": list(self.http_pids), "workers": [self.described(row) for row in rows]}
 
     def described(self, row: list[float]) -> dict[str, Any]:
         pid, requests, rejected, batches = (int(cell) for cell in row[:4])

@@ -104,7 +104,7 @@ def litserver(
     api: litserve.LitAPI, options: argparse.Namespace, workers: int, max_in_flight: int
 ) -> litserve.LitServer:
     """The LitServer around `api`, with /info, /stats, a body limit, an overload limit and one-sentence errors."""
-    counters = Counters(workers, api.max_batch_size)
+    counters = Counters(workers, api.max_batch_size, options.api_servers)
     metadata = {
         "variant": variant_of(api), "run_id": options.run_id, "accelerator": accelerator(options.accelerator),
         "workers_per_device": workers, "api_servers": options.api_servers,
@@ -113,10 +113,10 @@ def litserver(
     server = litserve.LitServer(
         measured(api, counters), accelerator=metadata["accelerator"], devices=1, workers_per_device=workers,
         timeout=QUEUE_TIMEOUT_S, model_metadata=metadata, max_payload_size=MAX_BODY_BYTES,
-        middlewares=[(InFlightLimit, {"limit": max_in_flight})],
+        middlewares=[(InFlightLimit, {"limit": max_in_flight, "counters": counters})],
     )  # fmt: skip
     server.uvicorn_graceful_timeout = 3
-    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id, "workers": counters.snapshot()})
+    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id, **counters.snapshot()})
     explain_refusals(server.app)
     return server
 
@@ -150,13 +150,14 @@ def explain_refusals(app: FastAPI) -> None:
 class InFlightLimit:
     """ASGI middleware that answers 503 with Retry-After once `limit` requests are inside this HTTP process."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp, limit: int, counters: Counters) -> None:
+        self.app, self.limit, self.counters = app, limit, counters
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             die_with_parent()
+            self.counters.http_process_started()
         if scope["type"] != "http" or scope["method"] != "POST":  # /health, /info and /stats answer under overload too
             await self.app(scope, receive, send)
         elif self.in_flight >= self.limit:

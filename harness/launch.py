@@ -1,0 +1,157 @@
+"""Start a server script on a free port, wait until it is ready, prove that it is the one, stop its whole process tree."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from harness.family import end_group
+
+STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
+STOP_PATIENCE_S = 10
+REPLY_LIMIT_S = 5
+TAIL_LINES = 15
+
+
+class ServerFailedError(Exception):
+    """A server did not come up, was not the one launched, or ended; the message names the reason and its last lines."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers.
+
+    Attributes:
+        url: scheme, host and port.
+        run_id: what its /info must keep saying; None if it was not launched here and has none.
+        pid: the LitServe parent process; None if it was not launched here.
+        startup_s: from launching the process to the first 200 of /health; None if it was not launched here.
+        info: the model metadata of /info: variant, run_id, server options.
+        log: its output; None if it was not launched here.
+    """
+
+    url: str
+    run_id: str | None
+    pid: int | None
+    startup_s: float | None
+    info: dict[str, Any]
+    log: Path | None
+
+    def stats(self) -> dict[str, Any] | None:
+        """Pids of its HTTP processes and running totals of its workers (harness.measured); None if it does not offer any.
+
+        Raises ServerFailedError if another server answers by now, or none.
+        """
+        try:
+            reply = requests.get(f"{self.url}/stats", timeout=REPLY_LIMIT_S)
+        except requests.RequestException as error:
+            raise ServerFailedError(f"{self.url} no longer answers: {error}{self.tail()}") from error
+        if self.run_id is None and reply.status_code == 404:
+            return None
+        answered = reply.json().get("run_id") if reply.ok else None
+        if answered != self.run_id:
+            raise ServerFailedError(f"another server answers at {self.url}: run id {answered}, not {self.run_id}")
+        return reply.json()
+
+    def tail(self) -> str:
+        """The last lines of its output, introduced; empty if there are none."""
+        return log_tail(self.log) if self.log else ""
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a log file, as the end of an error message."""
+    lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    return "; its last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else "; it printed nothing"
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running_server(module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S) -> Iterator[Server]:
+    """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block lasts.
+
+    The server is a process group of its own, so that a terminal's Ctrl-C does not reach it before its turn and
+    stopping reaches all of it. Its output goes to a file, for an unread pipe would block it.
+
+    Raises ServerFailedError if it ends early, is not ready in time, or another server answers in its place.
+    """
+    run_id, port = uuid.uuid4().hex, free_port()
+    with tempfile.TemporaryDirectory(prefix="server-") as directory:
+        log = Path(directory) / "server.log"
+        command = [sys.executable, "-m", module, "--port", str(port), "--run-id", run_id, *arguments]
+        with log.open("w") as output:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_ready(process, url, module, log, began + startup_limit_s)
+            startup_s = time.monotonic() - began
+            info = model_info(url)
+            if info.get("run_id") != run_id:
+                raise ServerFailedError(f"another server answers on port {port}, not the {module} launched on it")
+            yield Server(url, run_id, process.pid, startup_s, info, log)
+        finally:
+            with uninterrupted():
+                end_group(process.pid, STOP_PATIENCE_S)
+                process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen, url: str, module: str, log: Path, deadline: float) -> None:
+    """Return once /health answers 200; ServerFailedError if the process ends before, or time is up."""
+    while not healthy(url):
+        if process.poll() is not None:
+            raise ServerFailedError(f"{module} ended with {process.returncode} before it was ready{log_tail(log)}")
+        if time.monotonic() > deadline:
+            raise ServerFailedError(f"{module} was not ready in time{log_tail(log)}")
+        time.sleep(0.05)
+
+
+def healthy(url: str) -> bool:
+    """Whether /health answers 200 within seconds."""
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code == 200
+    return False
+
+
+def model_info(url: str) -> dict[str, Any]:
+    """The model metadata in /info; empty if the server offers none."""
+    with contextlib.suppress(requests.RequestException, ValueError):
+        reply = requests.get(f"{url}/info", timeout=REPLY_LIMIT_S).json()
+        return (reply.get("model") or {}) if isinstance(reply, dict) else {}
+    return {}
+
+
+def attached_server(url: str) -> Server:
+    """A server that already runs, here or elsewhere; ServerFailedError if it does not answer /health with 200."""
+    url = url.rstrip("/")
+    if not healthy(url):
+        raise ServerFailedError(f"{url}/health does not answer 200; is the server up?")
+    info = model_info(url)
+    return Server(url, info.get("run_id"), None, None, info, None)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C: an impatient second one must not leave processes behind."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

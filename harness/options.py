@@ -1,0 +1,73 @@
+"""The command line that both benchmark scripts share."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+QUICK = {"rounds": 1, "duration": 1.0, "warmup": 0.3}
+
+
+def listed(kind: Callable[[str], float]) -> Callable[[str], list]:
+    """A parser of comma-separated positive numbers."""
+
+    def numbers(text: str) -> list:
+        values = [kind(part) for part in text.split(",")]
+        if not values or min(values) <= 0:
+            raise ValueError
+        return values
+
+    numbers.__name__ = f"list of positive {kind.__name__}s"  # argparse names it in its message
+    return numbers
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def benchmark_parser(description: str, variants: list[str], concurrency: list[int], output: Path) -> argparse.ArgumentParser:
+    """The options of design: variants, load, rounds, where, and what already runs."""
+
+    def names(text: str) -> list[str]:
+        chosen = text.split(",")
+        unknown = sorted(set(chosen) - set(variants))
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no such variant: {', '.join(unknown)}; there are {', '.join(variants)}")
+        return [name for name in variants if name in chosen]
+
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--variants", type=names, default=variants, metavar="A,B", help=f"which to measure (default: {','.join(variants)})")
+    add("--concurrency", type=listed(int), default=concurrency, metavar="N,N",
+        help=f"requests in flight, one level each (default: {','.join(map(str, concurrency))})")  # fmt: skip
+    add("--rounds", type=count, default=3, help="fresh launches of every variant (default: %(default)s)")
+    add("--duration", type=positive, default=3.0, help="seconds to measure per level (default: %(default)s)")
+    add("--warmup", type=positive, default=0.5, help="seconds of load before that (default: %(default)s)")
+    add("--rate", type=listed(float), metavar="R,R",
+        help="open loop instead: requests per second that arrive whatever the server does, one level each")  # fmt: skip
+    add("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the models run")
+    add("--api-servers", type=count, default=1, help="HTTP processes per server (default: %(default)s)")
+    add("--output-dir", type=Path, default=output, help="where results and charts go (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the order of turns and requests (default: %(default)s)")
+    add("--timeout", type=positive, default=30.0, help="seconds after which a request has failed (default: %(default)s)")
+    add("--quick", action="store_true", help="a first look: one short round; too little for verdicts")
+    add("--url", help="measure the server that runs there already; it is neither launched nor stopped")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """The options; --quick changes the defaults, not what was asked for beside it."""
+    if parser.parse_known_args(argv)[0].quick:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args(argv)
