@@ -36,8 +36,10 @@ def count(text: str) -> int:
     return value
 
 
-def benchmark_parser(description: str, variants: list[str], concurrency: list[int], output: Path) -> argparse.ArgumentParser:
-    """The options of design: variants, load, rounds, where, and what already runs."""
+def benchmark_parser(
+    description: str, variants: list[str], concurrency: list[int], quick_concurrency: list[int], output: Path
+) -> argparse.ArgumentParser:
+    """The options that say which variants to measure, under which load, how long, and where the results go."""
 
     def names(text: str) -> list[str]:
         chosen = text.split(",")
@@ -47,8 +49,15 @@ def benchmark_parser(description: str, variants: list[str], concurrency: list[in
         return [name for name in variants if name in chosen]
 
     parser = argparse.ArgumentParser(description=description)
+    parser.quick_defaults = QUICK | {"concurrency": quick_concurrency}
     add = parser.add_argument
-    add("--variants", type=names, default=variants, metavar="A,B", help=f"which to measure (default: {','.join(variants)})")
+    add(
+        "--variants",
+        type=names,
+        default=variants,
+        metavar="A,B",
+        help=f"which to measure (default: {','.join(variants)})",
+    )
     add("--concurrency", type=listed(int), default=concurrency, metavar="N,N",
         help=f"requests in flight, one level each (default: {','.join(map(str, concurrency))})")  # fmt: skip
     add("--rounds", type=count, default=3, help="fresh launches of every variant (default: %(default)s)")
@@ -60,7 +69,9 @@ def benchmark_parser(description: str, variants: list[str], concurrency: list[in
     add("--api-servers", type=count, default=1, help="HTTP processes per server (default: %(default)s)")
     add("--output-dir", type=Path, default=output, help="where results and charts go (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the order of turns and requests (default: %(default)s)")
-    add("--timeout", type=positive, default=30.0, help="seconds after which a request has failed (default: %(default)s)")
+    add(
+        "--timeout", type=positive, default=30.0, help="seconds after which a request has failed (default: %(default)s)"
+    )
     add("--quick", action="store_true", help="a first look: one short round; too little for verdicts")
     add("--url", help="measure the server that runs there already; it is neither launched nor stopped")
     return parser
@@ -69,5 +80,5 @@ def benchmark_parser(description: str, variants: list[str], concurrency: list[in
 def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """The options; --quick changes the defaults, not what was asked for beside it."""
     if parser.parse_known_args(argv)[0].quick:
-        parser.set_defaults(**QUICK)
+        parser.set_defaults(**parser.quick_defaults)
     return parser.parse_args(argv)

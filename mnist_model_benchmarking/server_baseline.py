@@ -1,6 +1,6 @@
 """Baseline: one worker, one request at a time, full precision; what every optimisation is compared with.
 
-    python mnist_model_benchmarking/server_baseline.py --port 8000
+python mnist_model_benchmarking/server_baseline.py --port 8000
 """
 
 import base64

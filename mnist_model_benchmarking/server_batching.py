@@ -1,6 +1,6 @@
 """Batching: requests that arrive within 10 ms share one forward pass of up to 64 requests.
 
-    python mnist_model_benchmarking/server_batching.py --port 8000
+python mnist_model_benchmarking/server_batching.py --port 8000
 """
 
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor
 from harness.serve import serve
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
-BATCHING = {"max_batch_size": 64, "batch_timeout": 0.01}  # LitServe always waits the 10 ms out, unless the batch is full
+BATCHING = {
+    "max_batch_size": 64,
+    "batch_timeout": 0.01,
+}  # LitServe always waits the 10 ms out, unless the batch is full
 
 
 class BatchingAPI(BaselineAPI):

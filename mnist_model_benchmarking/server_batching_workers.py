@@ -1,6 +1,6 @@
 """Batching and workers: four processes take batches from one queue, each with a model of its own.
 
-    python mnist_model_benchmarking/server_batching_workers.py --port 8000
+python mnist_model_benchmarking/server_batching_workers.py --port 8000
 """
 
 from harness.serve import serve

@@ -1,6 +1,6 @@
 """Half precision: batching and workers, with bfloat16 weights and inputs: half the bytes per forward pass.
 
-    python mnist_model_benchmarking/server_half_precision.py --port 8000
+python mnist_model_benchmarking/server_half_precision.py --port 8000
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Parallel decoding: batching and workers, and in each worker a pool of threads that decodes the images of a batch.
 
-    python mnist_model_benchmarking/server_parallel_decoding.py --port 8000
+python mnist_model_benchmarking/server_parallel_decoding.py --port 8000
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,0 +1,311 @@
+"""How a run is arranged: rounds of freshly launched servers in shuffled order, the baseline twice in each round (A/A).
+
+Drift of the machine and the luck of one launch so fall on all variants alike, and what two launches of the same server
+differ by is the noise floor. Results are saved after every turn.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness.gpu import GpuReader, gpu_reader
+from harness.launch import Server, ServerFailedError, attached_server, running_server
+from harness.levels import Measurement, summarised
+from harness.load import Job, Load, load_process
+from harness.machine import machine_record
+from harness.responder import responder
+from harness.results import ModelAlone, Results, VariantResult, Verdict, save, verdict_of
+from harness.stats import compared, noise_floor
+from harness.utilisation import Sampler
+
+AGAIN = "baseline (again)"  # the second baseline of a round
+STARTUP_GUESS_S = 8
+BETWEEN_LEVELS_S = 0.4
+CEILING_S = 1.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A server script and the one it is the difference to."""
+
+    name: str
+    builds_on: str | None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a benchmark folder brings: its servers, what to send, how to judge the answers.
+
+    Attributes:
+        name: "mnist" or "llm".
+        package: the folder, as a Python package; holds server_<variant>.py.
+        variants: in reading order; the first is the baseline.
+        path: where requests are POSTed.
+        bodies: the requests.
+        check: see harness.load.Job.
+        images_per_request: how many images each request carries.
+        sample_answer: a right answer, for the responder that tells the client's ceiling.
+        models_alone: variant names to their figures without a server, measured when asked.
+    """
+
+    name: str
+    package: str
+    variants: list[Variant]
+    path: str
+    bodies: list[bytes]
+    check: Callable[[bytes, int], tuple[bool, float]]
+    images_per_request: int
+    sample_answer: bytes
+    models_alone: Callable[[list[str]], dict[str, ModelAlone]]
+
+
+@dataclass(frozen=True)
+class LoadLevel:
+    """One load: requests in flight, or requests per second."""
+
+    concurrency: int | None
+    rate: float | None
+
+    @property
+    def name(self) -> str:
+        return str(self.concurrency) if self.rate is None else f"{self.rate:g}/s"
+
+
+@dataclass
+class Record:
+    """What has been measured of one variant so far."""
+
+    measurements: dict[str, list[tuple[int, Measurement]]] = field(default_factory=lambda: defaultdict(list))
+    startups_s: list[float] = field(default_factory=list)
+    server: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def rates(self, level: str) -> dict[int, float]:
+        """Requests per second of right answers, by round."""
+        return {round_: measurement.load.requests_per_second for round_, measurement in self.measurements[level]}
+
+
+def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
+    """Measure what the options ask for; saves after every turn; Ctrl-C returns what is done.
+
+    Raises ServerFailedError if the server of --url does not answer.
+    """
+    campaign = Campaign(suite, options, console)
+    console.print(campaign.plan())
+    with contextlib.suppress(KeyboardInterrupt), sigterm_as_interrupt(), load_process() as run_load:
+        campaign.measure(run_load)
+    return campaign.results()
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end a run the way Ctrl-C does: keep what is done, leave no process."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Campaign:
+    """A run in progress."""
+
+    def __init__(self, suite: Suite, options: argparse.Namespace, console: Console) -> None:
+        self.suite, self.options, self.console = suite, options, console
+        self.began, self.started_utc = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        self.gpu: GpuReader | None = gpu_reader()
+        self.machine = machine_record(self.gpu.names if self.gpu else [])
+        self.levels = [LoadLevel(None, rate) for rate in options.rate or []]
+        self.levels = self.levels or [LoadLevel(concurrency, None) for concurrency in options.concurrency]
+        self.records: dict[str, Record] = defaultdict(Record)
+        self.ceilings: dict[str, float] = {}
+        self.alone: dict[str, ModelAlone] = {}
+        self.interrupted = True  # until it has come to its end
+        self.attached = attached_server(options.url) if options.url else None
+
+    @property
+    def path(self) -> Path:
+        """Where the results go."""
+        return self.options.output_dir / "benchmark_results.json"
+
+    def turns(self) -> list[tuple[int, str]]:
+        """(round, variant) in the order of their turns."""
+        if self.attached:
+            return [(round_, self.attached_name()) for round_ in range(self.options.rounds)]
+        baseline = self.suite.variants[0].name
+        names = self.options.variants + ([AGAIN] if baseline in self.options.variants else [])
+        order = random.Random(self.options.seed)
+        return [(round_, name) for round_ in range(self.options.rounds) for name in order.sample(names, len(names))]
+
+    def attached_name(self) -> str:
+        """The variant that the server of --url says it is."""
+        return self.attached.info.get("variant", "server")
+
+    def plan(self) -> str:
+        """What will be done and how long it should take."""
+        level_s = self.options.duration + self.options.warmup + BETWEEN_LEVELS_S
+        seconds = len(self.turns()) * (len(self.levels) * level_s + (0 if self.attached else STARTUP_GUESS_S))
+        kind = "requests per second offered" if self.options.rate else "requests in flight"
+        return (
+            f"{self.suite.name}: {', '.join(dict.fromkeys(name for _, name in self.turns()))}\n"
+            f"{self.options.rounds} round(s) of {kind} {', '.join(level.name for level in self.levels)}, "
+            f"{self.options.duration:g} s each; {self.suite.images_per_request} image(s) per request, "
+            f"{len(self.suite.bodies)} different requests\n"
+            f"machine: {self.machine['cpu']}, {self.machine['usable_cores']} usable cores, "
+            f"{', '.join(self.machine['gpus']) or 'no GPU'}\n"
+            f"about {1 + seconds // 60:.0f} min; results in {self.options.output_dir}"
+        )
+
+    def measure(self, run_load: Callable[[Job], Load]) -> None:
+        """All turns, then what needs no server."""
+        columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        # refreshed by hand between measurements: a progress bar that moves takes CPU from the server
+        with Progress(*columns, console=self.console, auto_refresh=False) as progress:
+            task = progress.add_task("client ceiling", total=len(self.turns()) + 1)
+            progress.refresh()
+            self.measure_client(run_load)
+            self.measure_models()
+            for round_, name in self.turns():
+                progress.update(task, advance=1, description=f"round {round_ + 1}: {name}", refresh=True)
+                self.take_turn(round_, name, run_load)
+                save(self.results(), self.path)
+            progress.update(task, advance=1, description="done", refresh=True)
+        self.interrupted = False
+
+    def measure_client(self, run_load: Callable[[Job], Load]) -> None:
+        """What this client can measure at most: the same requests to a server that answers at once."""
+        with responder(self.suite.sample_answer) as url:
+            for level in self.levels:
+                if level.rate is None:
+                    load = run_load(
+                        Job(url, self.suite.bodies, level.concurrency, CEILING_S, 0.2, check=self.suite.check)
+                    )
+                    self.ceilings[level.name] = len(load.ended) / load.window_s
+
+    def measure_models(self) -> None:
+        """The models of all variants without a server."""
+        asked = {name for _, name in self.turns()}
+        names = [variant.name for variant in self.suite.variants if variant.name in asked]
+        self.alone = self.suite.models_alone(names) if names else {}
+
+    def take_turn(self, round_: int, name: str, run_load: Callable[[Job], Load]) -> None:
+        """Launch a variant and measure every level; a failure is kept with its reason, and the run goes on."""
+        record = self.records[name]
+        try:
+            with self.server(name) as server:
+                record.server = server.info
+                if server.startup_s is not None:
+                    record.startups_s.append(server.startup_s)
+                for level in self.levels:
+                    measurement = self.measure_level(server, level, run_load)
+                    record.measurements[level.name].append((round_, measurement))
+                    if not measurement.load.right_in_window:
+                        raise ServerFailedError(f"no right answer at level {level.name}{server.tail()}")
+        except ServerFailedError as error:
+            record.error = str(error)
+            self.console.print(f"[red]{name}[/red] failed: ", end="")
+            self.console.print(str(error), markup=False)
+
+    @contextlib.contextmanager
+    def server(self, name: str) -> Iterator[Server]:
+        """The server of one turn."""
+        if self.attached:
+            yield self.attached
+            return
+        script = self.suite.variants[0].name if name == AGAIN else name
+        flags = ("--accelerator", self.options.accelerator, "--api-servers", str(self.options.api_servers))
+        with running_server(f"{self.suite.package}.server_{script}", *flags) as server:
+            yield server
+
+    def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[[Job], Load]) -> Measurement:
+        """One level of one turn; the server's identity is checked before and after."""
+        job = Job(
+            server.url + self.suite.path, self.suite.bodies, level.concurrency or 1, self.options.duration,
+            self.options.warmup, level.rate, self.options.timeout, check=self.suite.check, seed=self.options.seed,
+        )  # fmt: skip
+        before = server.stats()
+        with Sampler(server.pid, before, self.gpu) as sampler:
+            load = run_load(job)
+        after = server.stats()
+        return Measurement(load, sampler.usage(load.opened, load.closed), before, after, self.ceilings.get(level.name))
+
+    def results(self) -> Results:
+        """Everything measured so far."""
+        builds_on = {variant.name: variant.builds_on for variant in self.suite.variants}
+        return Results(
+            suite=self.suite.name,
+            started_utc=self.started_utc,
+            elapsed_s=round(time.monotonic() - self.began, 1),
+            machine=self.machine,
+            settings={key: str(value) if isinstance(value, Path) else value for key, value in vars(self.options).items()},
+            noise_floor_percent=self.noise_floors(),
+            variants={
+                name: self.variant_result(name, builds_on.get(name))
+                for name in [*builds_on, *self.records] if name in self.records and name != AGAIN
+            },
+            verdicts=self.verdicts(),
+        )  # fmt: skip
+
+    def variant_result(self, name: str, builds_on: str | None) -> VariantResult:
+        """The part of one variant; the baseline's second turns count for it too."""
+        records = [self.records[name]]
+        if name == self.suite.variants[0].name and AGAIN in self.records:
+            records.append(self.records[AGAIN])
+        startups_s = [seconds for record in records for seconds in record.startups_s]
+        levels = []
+        for level in self.levels:
+            measured = [measurement for record in records for _, measurement in record.measurements[level.name]]
+            if measured:
+                levels.append(summarised(level.concurrency, level.rate, measured, self.suite.images_per_request))
+        return VariantResult(
+            builds_on=builds_on,
+            server=self.records[name].server,
+            startup_s=sum(startups_s) / len(startups_s) if startups_s else None,
+            error=next((record.error for record in records if record.error), None),
+            baseline_throughput=self.alone.get(name),
+            api_benchmarks=levels,
+        )
+
+    def noise_floors(self) -> dict[str, float | None]:
+        """Per level, what two launches of the baseline differ by."""
+        if AGAIN not in self.records:
+            return {}
+        first, second = self.records[self.suite.variants[0].name], self.records[AGAIN]
+        return {level.name: noise_floor(*paired(first, second, level.name)) for level in self.levels}
+
+    def verdicts(self) -> list[Verdict]:
+        """Every variant against the baseline and against the one it builds on, per level."""
+        floors, found = self.noise_floors(), []
+        for variant in self.suite.variants[1:]:
+            for against in dict.fromkeys((self.suite.variants[0].name, variant.builds_on)):
+                if variant.name in self.records and against in self.records:
+                    found += [self.compared(variant.name, against, level.name, floors) for level in self.levels]
+        return found
+
+    def compared(self, variant: str, against: str, level: str, floors: dict[str, float | None]) -> Verdict:
+        """One verdict."""
+        new, old = paired(self.records[variant], self.records[against], level)
+        return verdict_of(variant, against, level, compared(new, old, floors.get(level)))
+
+
+def paired(first: Record, second: Record, level: str) -> tuple[list[float], list[float]]:
+    """The rates of the rounds that both have measured."""
+    a, b = first.rates(level), second.rates(level)
+    both = sorted(a.keys() & b.keys())
+    return [a[round_] for round_ in both], [b[round_] for round_ in both]

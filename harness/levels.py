@@ -1,0 +1,175 @@
+"""From the measurements of all rounds to one row of the results, and the doubts about it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.load import Load
+from harness.measured import STAGES
+from harness.results import Client, Level, latency_ms, rate, request_counts
+from harness.stats import mean, relative_spread
+from harness.utilisation import ROLES, Usage
+
+STABLE_SPREAD = 0.10  # between the thirds of a window: perf_analyzer's rule
+WINDOWS = 3
+CLIENT_BOUND = 0.5
+LEAST_IN_FLIGHT = 0.95
+STOLEN_PERCENT = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One level of one turn.
+
+    Attributes:
+        load: what came back.
+        usage: what the machine spent.
+        before, after: /stats around it; None if the server has none.
+        ceiling: requests per second that this client can measure at most; None in an open loop.
+    """
+
+    load: Load
+    usage: Usage
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    ceiling: float | None
+
+    @property
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker did during this level: requests, batches, spent_s per stage, batch_sizes."""
+        if not self.before or not self.after:
+            return []
+        return [grown(old, new) for old, new in zip(self.before["workers"], self.after["workers"], strict=True)]
+
+
+def grown(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The difference of two running totals of one worker."""
+    sizes = {int(size): count - old["batch_sizes"].get(size, 0) for size, count in new["batch_sizes"].items()}
+    return {
+        "requests": new["requests"] - old["requests"],
+        "batches": new["batches"] - old["batches"],
+        "spent_s": {stage: new["spent_s"][stage] - old["spent_s"][stage] for stage in STAGES},
+        "batch_sizes": {size: count for size, count in sizes.items() if count},
+    }
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The values that are there."""
+    return [value for value in values if value is not None]
+
+
+def summarised(
+    concurrency: int | None, offered: float | None, measured: list[Measurement], images_per_request: int
+) -> Level:
+    """The row of one load from its measurements, one per turn."""
+    loads = [measurement.load for measurement in measured]
+    usages = [measurement.usage for measurement in measured]
+    workers = [worker for measurement in measured for worker in measurement.workers]
+    requests, batches = sum(worker["requests"] for worker in workers), sum(worker["batches"] for worker in workers)
+    rates = [load.requests_per_second for load in loads]
+    latencies = latency_ms([seconds for load in loads for seconds in load.right_latency_s])
+    statuses, sizes = Counter(), Counter()
+    for load in loads:
+        statuses.update(load.statuses)
+    for worker in workers:
+        sizes.update(worker["batch_sizes"])
+    return Level(
+        concurrency=concurrency,
+        rate=offered,
+        requests_per_second=rate(rates),
+        images_per_second=rate([images_per_request * value for value in rates]),
+        latency_ms=latencies,
+        requests=request_counts(*loads),
+        http_statuses=dict(statuses),
+        accuracy=mean(known(quality for load in loads for quality in load.quality)),
+        cpu_percent=cpu_percent(loads, usages),
+        server_memory_bytes=max(known(usage.memory_bytes for usage in usages), default=None),
+        gpu_percent=mean(known(usage.gpu_percent for usage in usages)),
+        gpu_memory_bytes=max(known(usage.gpu_memory_bytes for usage in usages), default=None),
+        gpu_power_w=mean(known(usage.gpu_power_w for usage in usages)),
+        client=client(measured),
+        mean_in_flight=mean([load.requests_per_second * (mean(load.right_latency_s) or 0) for load in loads]),
+        mean_batch_size=requests / batches if batches else None,
+        batch_sizes=dict(sorted(sizes.items())),
+        worker_shares=worker_shares(measured),
+        stages_ms=stages_ms(workers, latencies["mean"]),
+        warnings=warnings(concurrency, measured),
+    )
+
+
+def cpu_percent(loads: list[Load], usages: list[Usage]) -> dict[str, float | None]:
+    """CPU of the machine, the server, the client and the server's roles; percent of one core, mean over the turns."""
+    busy = {
+        "machine": mean(known(usage.machine_percent for usage in usages)),
+        "stolen": mean(known(usage.stolen_percent for usage in usages)),
+        "server": mean(known(usage.server_percent for usage in usages)),
+        "client": mean([100 * load.client_cpu_s / load.window_s for load in loads if load.window_s > 0]),
+    }
+    roles = [usage.role_percent for usage in usages if usage.role_percent]
+    return busy | {role: mean([percent[role] for percent in roles]) for role in ROLES}
+
+
+def client(measured: list[Measurement]) -> Client:
+    """The client's own part in a row."""
+    ended = sum(len(measurement.load.ended) for measurement in measured)
+    cpu_s = sum(measurement.load.client_cpu_s for measurement in measured)
+    late_s = [seconds for measurement in measured for seconds in measurement.load.late_s]
+    ceiling = measured[0].ceiling
+    measured_rate = mean([measurement.load.requests_per_second for measurement in measured])
+    return Client(
+        cpu_us_per_request=1e6 * cpu_s / ended if ended else None,
+        ceiling_requests_per_second=ceiling,
+        share_of_ceiling=measured_rate / ceiling if ceiling else None,
+        mean_send_delay_ms=1000 * mean(late_s) if late_s else None,
+    )
+
+
+def worker_shares(measured: list[Measurement]) -> list[float]:
+    """Each worker's share of the requests of its turn, largest first, mean over turns."""
+    turns = [sorted((worker["requests"] for worker in measurement.workers), reverse=True) for measurement in measured]
+    shares = [[count / sum(counts) for count in counts] for counts in turns if sum(counts)]
+    return [mean(rank) for rank in zip(*shares, strict=False)]
+
+
+def stages_ms(workers: list[dict[str, Any]], latency: float | None) -> dict[str, float | None] | None:
+    """Mean milliseconds of a request in each stage; what no stage explains is said to be unexplained."""
+    requests = sum(worker["requests"] for worker in workers)
+    if not requests or latency is None:
+        return None
+    spent = {stage: 1000 * sum(worker["spent_s"][stage] for worker in workers) / requests for stage in STAGES}
+    return {"floor": None, **spent, "unexplained": latency - sum(spent.values())}
+
+
+def warnings(concurrency: int | None, measured: list[Measurement]) -> list[str]:
+    """The doubts about a row: symptom, likely cause, what to try."""
+    loads, found = [measurement.load for measurement in measured], []
+    failed = {outcome: count for outcome, count in request_counts(*loads).items() if outcome not in ("sent", "ok")}
+    if any(failed.values()):
+        found.append("not all right: " + ", ".join(f"{count} {name}" for name, count in failed.items() if count))
+    unstable = [spread for load in loads if (spread := window_spread(load)) is not None and spread > STABLE_SPREAD]
+    if unstable:
+        found.append(
+            f"unstable: up to {100 * max(unstable):.0f} % between the thirds of a window in {len(unstable)} of "
+            f"{len(loads)} turns; other work on the machine? try a longer --duration"
+        )
+    share = client(measured).share_of_ceiling
+    if share is not None and share > CLIENT_BOUND:
+        found.append(f"client-bound: {100 * share:.0f} % of what the client can measure; put it on another machine")
+    in_flight = mean([load.requests_per_second * (mean(load.latency_s) or 0) for load in loads])
+    if concurrency and not any(failed.values()) and in_flight < LEAST_IN_FLIGHT * concurrency:
+        found.append(
+            f"only {in_flight:.1f} of {concurrency} requests in flight (Little's law): was the client held up?"
+        )
+    stolen = mean(known(measurement.usage.stolen_percent for measurement in measured))
+    if stolen is not None and stolen > STOLEN_PERCENT:
+        found.append(f"the hypervisor gave {stolen:.0f} % of a core to others: expect noise")
+    return found
+
+
+def window_spread(load: Load) -> float | None:
+    """By how much the throughput of the thirds of the window differs; None if it is too short to tell."""
+    counts = [0] * WINDOWS
+    for moment in load.ended:
+        counts[min(WINDOWS - 1, int(WINDOWS * (moment - load.opened) / load.window_s))] += 1
+    return relative_spread(counts) if min(counts) >= 30 else None

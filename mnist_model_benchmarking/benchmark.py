@@ -1,0 +1,119 @@
+"""Measure every MNIST server variant under concurrent load: launch, load, check the answers, chart, compare.
+
+python mnist_model_benchmarking/benchmark.py             # about six minutes; --quick for a first look
+python mnist_model_benchmarking/benchmark.py --mnist data --variants baseline,batching --concurrency 1,64
+"""
+
+import argparse
+import base64
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from harness.campaign import Suite, Variant
+from harness.options import benchmark_parser, count, parsed
+from harness.report import benchmark
+from harness.results import ModelAlone
+from mnist_model_benchmarking.digits import sample_files
+
+VARIANTS = [
+    Variant("baseline", None),
+    Variant("batching", "baseline"),
+    Variant("batching_workers", "batching"),
+    Variant("parallel_decoding", "batching_workers"),
+    Variant("half_precision", "batching_workers"),
+]
+CONCURRENCY = [1, 8, 32, 64]
+QUICK_CONCURRENCY = [1, 64]
+
+
+class DigitCheck:
+    """Judges an answer: right if every digit is what the model sees; its quality is the share of true labels."""
+
+    def __init__(self, expected: list[list[int]], labels: list[list[int]]) -> None:
+        self.expected, self.labels = expected, labels
+
+    def __call__(self, body: bytes, index: int) -> tuple[bool, float]:
+        try:
+            digits = [prediction["digit"] for prediction in json.loads(body)["predictions"]]
+        except (ValueError, KeyError, TypeError):
+            return False, 0.0
+        labels = self.labels[index]
+        true = sum(digit == label for digit, label in zip(digits, labels, strict=False))
+        return digits == self.expected[index], true / len(labels)
+
+
+def in_own_process(function: Callable, *arguments: Any) -> Any:
+    """The result of a call in a process of its own, so that this one stays small and without a thread pool."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def grouped(values: list, size: int) -> list[list]:
+    """Runs of `size` values, one starting at each run's end, around the end of the list."""
+    rounds = len(values) // size or 1
+    return [[values[(start * size + offset) % len(values)] for offset in range(size)] for start in range(rounds)]
+
+
+def request_body(files: list[bytes]) -> bytes:
+    """The JSON document that carries these image files."""
+    texts = [base64.b64encode(content).decode() for content in files]
+    return json.dumps({"image": texts[0]} if len(texts) == 1 else {"images": texts}).encode()
+
+
+def suite(options: argparse.Namespace) -> Suite:
+    """What to send and how to judge it."""
+    from mnist_model_benchmarking import reference  # loads torch: only once a run is sure to start
+
+    if options.mnist:
+        samples = reference.mnist_test_files(options.mnist, options.image_size)
+    else:
+        samples = sample_files(size=options.image_size)
+    files, labels = zip(*samples, strict=True)
+    expected = in_own_process(reference.answers, list(files))
+
+    def models_alone(variants: list[str]) -> dict[str, ModelAlone]:
+        figures = in_own_process(reference.models_alone, variants, options.accelerator)
+        return {name: ModelAlone(reference.BATCH_SIZES, rates) for name, rates in figures.items()}
+
+    images = options.images_per_request
+    return Suite(
+        name="mnist",
+        package="mnist_model_benchmarking",
+        variants=VARIANTS,
+        path="/predict",
+        bodies=[request_body(group) for group in grouped(list(files), images)],
+        check=DigitCheck(grouped(expected, images), grouped(list(labels), images)),
+        images_per_request=images,
+        sample_answer=json.dumps({"predictions": [{"digit": 7, "probability": 0.998739}] * images}).encode(),
+        models_alone=models_alone,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The shared options and those about images."""
+    names = [variant.name for variant in VARIANTS]
+    options = benchmark_parser(__doc__.partition("\n")[0], names, CONCURRENCY, QUICK_CONCURRENCY,
+                               Path(__file__).parent / "metrics")  # fmt: skip
+    options.add_argument("--images-per-request", type=count, default=1, metavar="N",
+                         help="images that one request carries, 512 at most (default: %(default)s)")  # fmt: skip
+    options.add_argument("--image-size", type=count, default=28, metavar="PIXELS",
+                         help="side of the images that are sent (default: %(default)s)")  # fmt: skip
+    options.add_argument("--mnist", type=Path, metavar="DIR",
+                         help="send the real MNIST test images under DIR/MNIST/raw instead of drawn digits")  # fmt: skip
+    return options
+
+
+def main() -> None:
+    options = parsed(parser())
+    if options.mnist and not (options.mnist / "MNIST" / "raw").is_dir():
+        sys.exit(f"{options.mnist} holds no MNIST/raw; train.py --download puts it there")
+    sys.exit(benchmark(lambda: suite(options), options))
+
+
+if __name__ == "__main__":
+    main()
