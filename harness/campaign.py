@@ -149,7 +149,8 @@ class Campaign:
         if self.attached:
             return [(round_, self.attached_name()) for round_ in range(self.options.rounds)]
         baseline = self.suite.variants[0].name
-        names = self.options.variants + ([AGAIN] if baseline in self.options.variants else [])
+        twice = baseline in self.options.variants and self.options.rounds > 1  # one round carries no verdict anyway
+        names = self.options.variants + ([AGAIN] if twice else [])
         order = random.Random(self.options.seed)
         return [(round_, name) for round_ in range(self.options.rounds) for name in order.sample(names, len(names))]
 
@@ -248,12 +249,13 @@ class Campaign:
     def results(self) -> Results:
         """Everything measured so far."""
         builds_on = {variant.name: variant.builds_on for variant in self.suite.variants}
+        settings = vars(self.options)
         return Results(
             suite=self.suite.name,
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
             machine=self.machine,
-            settings={key: str(value) if isinstance(value, Path) else value for key, value in vars(self.options).items()},
+            settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
             noise_floor_percent=self.noise_floors(),
             variants={
                 name: self.variant_result(name, builds_on.get(name))

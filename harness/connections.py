@@ -6,7 +6,8 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
@@ -19,23 +20,27 @@ SWEEP_S = 0.1
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request in flight."""
+    """One keep-alive connection with at most one request in flight.
+
+    Every line between an answer and the next request is paid for by the server, which shares the machine: answers are
+    only kept here, and judged after the window (Run.judged).
+    """
 
     def __init__(self, run: "Run") -> None:
         self.run = run
         self.transport: asyncio.Transport | None = None
         self.index: int | None = None  # of the request in flight
+        self.complete = False
+        self.parts: list[bytes] = []
+        self.on_body = self.parts.append  # called by the parser
+        self.parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
-    def send(self, index: int, intended: float | None = None) -> None:
-        """Send the request `index`; `intended` is when it was due, now if None."""
-        self.index, self.complete = index, False
-        self.parts: list[bytes] = []
-        self.parser = httptools.HttpResponseParser(self)
-        self.sent = time.monotonic()
-        self.intended = self.sent if intended is None else intended
+    def send(self, index: int, intended: float, sent: float) -> None:
+        """Send the request `index`, which was due at `intended`."""
+        self.index, self.intended, self.sent = index, intended, sent
         self.transport.write(self.run.wire[index])
 
     def data_received(self, data: bytes) -> None:
@@ -45,63 +50,75 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            self.end(CONNECTION_ERROR)
+            self.fail(CONNECTION_ERROR)
             return
         if self.complete:
             self.answered()
-
-    def on_body(self, body: bytes) -> None:
-        self.parts.append(body)
 
     def on_message_complete(self) -> None:
         self.complete = True
         self.keep_alive = self.parser.should_keep_alive()  # known only here: the parser forgets it afterwards
 
     def answered(self) -> None:
-        """A complete answer is there: judge it."""
-        self.status = self.parser.get_status_code()
-        if self.status == 200:
-            right, quality = self.run.check(b"".join(self.parts), self.index)
-            self.end(OK if right else WRONG_ANSWER, quality)
-        else:
-            self.end(HTTP_ERROR)
+        """A complete answer is there: keep it, and use the connection again if the server allows."""
+        now = time.monotonic()
+        status = self.parser.get_status_code()
+        answer = Answer(now, self.intended, self.sent, OK if status == 200 else HTTP_ERROR, status, self.index,
+                        self.parts[0] if len(self.parts) == 1 else b"".join(self.parts))  # fmt: skip
+        self.parts.clear()
+        self.index, self.complete = None, False
+        self.run.ended(answer)
+        if not self.keep_alive:
+            self.transport.abort()
+        elif self.transport is not None:
+            self.run.ready(self, now)
+
+    def fail(self, outcome: str) -> None:
+        """Report the request in flight, if there is one, as failed, and give the connection up."""
+        if self.index is not None:
+            self.run.ended(Answer(time.monotonic(), self.intended, self.sent, outcome, 0, self.index, b""))
+            self.index = None
+        if self.transport:
+            self.transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
         self.transport = None
-        self.end(CONNECTION_ERROR)
+        self.fail(CONNECTION_ERROR)
         self.run.lost(self)
 
-    def end(self, outcome: str, quality: float | None = None) -> None:
-        """Report the request in flight, if there is one; give the connection up unless it can carry another."""
-        if self.index is None:
-            return
-        self.index = None
-        reusable = self.transport is not None and self.complete and self.keep_alive
-        if self.transport and not reusable:
-            self.transport.abort()
-        self.run.ended(self, outcome, quality)
-        if reusable:
-            self.run.ready(self)
+
+class Answer(NamedTuple):
+    """How one request ended: when, when it was due and sent, as what, with which status and body, to which request."""
+
+    ended: float
+    intended: float
+    sent: float
+    outcome: str
+    status: int
+    index: int
+    body: bytes
 
 
 class Run:
     """A closed loop: every connection sends its next request when the answer to its last one is complete."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.load = job, Load()
+        self.job = job
+        self.opened = self.closed = math.nan
+        self.answers: list[Answer] = []
+        self.late_s: list[float] = []
+        self.cpu_at_closing: float | None = None
         self.done = asyncio.get_running_loop().create_future()
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task] = set()
         self.target = urlsplit(job.url)
         self.wire = [wire_format(job.url, body) for body in job.bodies]
         self.indices = shuffled_cycle(len(job.bodies), job.seed)
-        self.check = job.check or (lambda _body, _index: (True, 1.0))
 
     async def measure(self) -> Load:
-        """Run the job to its end."""
+        """Run the job to its end, then judge the answers."""
         self.started = time.monotonic()
-        self.opens_at = self.started + self.job.warmup_s
-        self.cpu_at_closing: float | None = None
+        self.opens_at = self.alarm = self.started + self.job.warmup_s
         self.begin(self.sweep())
         self.start_sending()
         try:
@@ -111,9 +128,9 @@ class Run:
                 task.cancel()
             for connection in list(self.connections):
                 connection.transport.abort()
-        return self.load
+        return self.judged()
 
-    def begin(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task; a defect in it ends the run instead of vanishing."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
@@ -141,25 +158,17 @@ class Run:
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             else:
                 self.connections.add(connection)
-                self.ready(connection)
+                self.ready(connection, time.monotonic())
                 return
 
     def refused(self, began: float) -> None:
         """A connection could not be opened: a request that would have been sent has failed."""
-        self.record(began, began, CONNECTION_ERROR, None)
+        self.ended(Answer(time.monotonic(), began, began, CONNECTION_ERROR, 0, 0, b""))
 
-    def ready(self, connection: Connection) -> None:
+    def ready(self, connection: Connection, now: float) -> None:
         """A connection can carry a request."""
         if not self.done.done():
-            connection.send(next(self.indices))
-
-    def ended(self, connection: Connection, outcome: str, quality: float | None) -> None:
-        """A request has ended: count it, if it belongs to the window."""
-        if self.done.done():
-            return
-        counted = self.record(connection.intended, connection.sent, outcome, quality)
-        if counted and outcome == HTTP_ERROR:
-            self.load.statuses[connection.status] = self.load.statuses.get(connection.status, 0) + 1
+            connection.send(next(self.indices), now, now)
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone: open another in its place."""
@@ -167,35 +176,28 @@ class Run:
         if not self.done.done():
             self.begin(self.connect())
 
-    def record(self, intended: float, sent: float, outcome: str, quality: float | None) -> bool:
-        """Count a request that ends now; the first one after the warm-up opens the window and is not counted."""
-        now, load = time.monotonic(), self.load
-        if now < self.opens_at:
-            return False
-        if math.isnan(load.opened):
-            self.open(now)
-            return False
-        self.append(now, intended, sent, outcome, quality)
-        load.right_in_window += outcome == OK
-        if now - load.opened >= self.job.duration_s and len(load.ended) >= self.job.min_requests:
-            self.close(now)
-        return True
+    def ended(self, answer: Answer) -> None:
+        """Keep an answer; the first one after the warm-up opens the window, one after its length closes it."""
+        self.answers.append(answer)
+        if answer.ended >= self.alarm and not self.done.done():
+            self.open_or_close(answer.ended)
 
-    def append(self, now: float, intended: float, sent: float, outcome: str, quality: float | None) -> None:
-        load = self.load
-        load.ended.append(now)
-        load.latency_s.append(now - intended)
-        load.service_s.append(now - sent)
-        load.outcome.append(outcome)
-        load.quality.append(quality)
+    def open_or_close(self, now: float) -> None:
+        """The window opens and closes at the end of a request; what ended before it opened is forgotten."""
+        if math.isnan(self.opened):
+            self.open(now)
+            self.answers.clear()
+            self.alarm = now + self.job.duration_s
+        elif len(self.answers) >= self.job.min_requests:
+            self.close(now)
 
     def open(self, now: float) -> None:
-        self.load.opened, self.cpu_at_opening = now, time.process_time()
+        self.opened, self.cpu_at_opening = now, time.process_time()
 
     def close(self, now: float) -> None:
         """End the measurement."""
-        self.load.closed = now
-        self.load.client_cpu_s = (self.cpu_at_closing or time.process_time()) - self.cpu_at_opening
+        self.closed = now
+        self.client_cpu_s = (self.cpu_at_closing or time.process_time()) - self.cpu_at_opening
         self.done.set_result(None)
 
     async def sweep(self) -> None:
@@ -205,17 +207,41 @@ class Run:
             now = time.monotonic()
             for connection in list(self.connections):
                 if connection.index is not None and now - connection.sent > self.job.timeout_s:
-                    connection.end(TIMEOUT)
+                    connection.fail(TIMEOUT)
             if not self.done.done():
                 self.end_in_time(time.monotonic())
 
     def end_in_time(self, now: float) -> None:
         """Close the window, a stall at its end included, if it has waited long enough for its least count."""
-        if now - self.load.opened > 4 * self.job.duration_s:
+        if now - self.opened > 4 * self.job.duration_s:
             self.close(now)
         elif now - self.started > self.job.limit_s:
             self.open(now)
             self.close(now)
+
+    def counted(self) -> list[Answer]:
+        """The answers that belong to the window."""
+        return [answer for answer in self.answers if answer.ended <= self.closed]
+
+    def judged(self) -> Load:
+        """Every counted answer compared with what it should be."""
+        check = self.job.check or (lambda _body, _index: (True, 1.0))
+        load = Load(self.opened, self.closed, client_cpu_s=self.client_cpu_s, late_s=self.late_s)
+        for answer in self.counted():
+            outcome, quality = answer.outcome, None
+            if outcome == OK:
+                right, quality = check(answer.body, answer.index)
+                outcome = OK if right else WRONG_ANSWER
+            elif outcome == HTTP_ERROR:
+                load.statuses[answer.status] = load.statuses.get(answer.status, 0) + 1
+            load.ended.append(answer.ended)
+            load.latency_s.append(answer.ended - answer.intended)
+            load.service_s.append(answer.ended - answer.sent)
+            load.outcome.append(outcome)
+            load.quality.append(quality)
+        right = [ended for ended, outcome in zip(load.ended, load.outcome, strict=True) if outcome == OK]
+        load.right_in_window = sum(load.opened <= ended <= load.closed for ended in right)
+        return load
 
 
 class OpenLoopRun(Run):
@@ -240,7 +266,7 @@ class OpenLoopRun(Run):
             pause = intended - time.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
-            if intended >= self.opens_at and math.isnan(self.load.opened):
+            if intended >= self.opens_at and math.isnan(self.opened):
                 self.open(self.opens_at)
             self.pending += self.counts(intended)
             self.due.append(intended)
@@ -255,10 +281,10 @@ class OpenLoopRun(Run):
         while self.due and self.free:
             connection = self.free.pop()
             if connection.transport and not connection.transport.is_closing():
-                intended = self.due.popleft()
-                connection.send(next(self.indices), intended)
+                intended, sent = self.due.popleft(), time.monotonic()
+                connection.send(next(self.indices), intended, sent)
                 if self.counts(intended):
-                    self.load.late_s.append(connection.sent - intended)
+                    self.late_s.append(sent - intended)
         room = MOST_CONNECTIONS - len(self.connections) - self.opening
         for _ in range(min(len(self.due) - self.opening, room)):
             self.opening += 1
@@ -269,26 +295,21 @@ class OpenLoopRun(Run):
         self.opening -= 1
         self.dispatch()
 
-    def ready(self, connection: Connection) -> None:
+    def ready(self, connection: Connection, _: float) -> None:
         self.free.append(connection)
         self.dispatch()
 
     def refused(self, began: float) -> None:
         if self.due:
-            self.record(self.due.popleft(), began, CONNECTION_ERROR, None)
+            self.ended(Answer(time.monotonic(), self.due.popleft(), began, CONNECTION_ERROR, 0, 0, b""))
 
     def lost(self, connection: Connection) -> None:
         self.connections.discard(connection)  # dispatch opens another when one is needed
 
-    def record(self, intended: float, sent: float, outcome: str, quality: float | None) -> bool:
-        """Count a request that ends now, if it was due inside the window."""
-        now = time.monotonic()
-        self.load.right_in_window += outcome == OK and self.opens_at <= now < self.closes_at
-        if not self.counts(intended):
-            return False
-        self.pending -= 1
-        self.append(now, intended, sent, outcome, quality)
-        return True
+    def ended(self, answer: Answer) -> None:
+        """Keep an answer; the window ends by the clock."""
+        self.answers.append(answer)
+        self.pending -= self.counts(answer.intended)
 
     def end_in_time(self, now: float) -> None:
         """Close once all counted requests have ended; those that cannot even be sent by then have timed out."""
@@ -296,12 +317,15 @@ class OpenLoopRun(Run):
             self.cpu_at_closing = time.process_time()
         if now - self.started > self.job.limit_s:
             for intended in filter(self.counts, self.due):
-                self.record(intended, now, TIMEOUT, None)
+                self.answers.append(Answer(now, intended, now, TIMEOUT, 0, 0, b""))
             self.pending = 0
         if now >= self.closes_at and self.pending == 0:
-            if math.isnan(self.load.opened):
+            if math.isnan(self.opened):
                 self.open(self.opens_at)
             self.close(self.closes_at)
+
+    def counted(self) -> list[Answer]:
+        return [answer for answer in self.answers if self.counts(answer.intended)]
 
 
 def wire_format(url: str, body: bytes) -> bytes:

@@ -31,7 +31,7 @@ def die_with_parent() -> None:
 
 
 def end_group(group: int, patience_s: float) -> None:
-    """Interrupt the leader of a process group, wait up to `patience_s` for the whole group to end, then kill the rest."""
+    """Interrupt the leader of a process group, wait up to `patience_s` for all of it to end, then kill the rest."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(group, signal.SIGINT)
     if not group_ends(group, patience_s):

@@ -1,4 +1,4 @@
-"""Start a server script on a free port, wait until it is ready, prove that it is the one, stop its whole process tree."""
+"""Start a server script on a free port, wait until it is ready, prove that it is the one, stop its whole tree."""
 
 import contextlib
 import signal
@@ -48,7 +48,7 @@ class Server:
     log: Path | None
 
     def stats(self) -> dict[str, Any] | None:
-        """Pids of its HTTP processes and running totals of its workers (harness.measured); None if it does not offer any.
+        """Pids of its HTTP processes and running totals of its workers (harness.measured); None if it has none.
 
         Raises ServerFailedError if another server answers by now, or none.
         """

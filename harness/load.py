@@ -2,13 +2,14 @@
 
     python -m harness.load http://127.0.0.1:8000/predict --body request.json --concurrency 64 --duration 5
 
-A general HTTP client costs the machine 4 to 20 times as much CPU per request, and takes it from the server. Closed loop:
-every connection keeps one request in flight. Open loop (--rate): requests are sent when they are due, and latency
-counts from that moment, so that a server cannot slow its own examination down.
+A general HTTP client costs the machine 4 to 20 times as much CPU per request, and takes it from the server.
+Closed loop: every connection keeps one request in flight. Open loop (--rate): requests are sent when they are due,
+and latency counts from that moment, so that a server cannot slow its own examination down.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import math
 import multiprocessing
@@ -116,11 +117,18 @@ def run_job(job: Job) -> Load:
     except ImportError:  # Windows
         from asyncio import new_event_loop
 
+    gc.collect()
+    gc.freeze()  # what is here now stays: collecting it again and again would be paid by the server
+    gc.disable()
+
     async def measure() -> Load:
         return await (Run(job) if job.rate is None else OpenLoopRun(job)).measure()
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(measure())
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(measure())
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Row:
         cells[start] = os.getpid()
 
     def batch_done(self, size: int, rejected: int, busy_s: dict[str, float], waited_s: float) -> None:
-        """Add one batch: its size, its rejected requests, the seconds of each stage, the summed waiting of its requests."""
+        """Add one batch: size, rejected requests, seconds of each stage, summed waiting of its requests."""
         cells, start = self.cells, self.start
         cells[start + 1] += size
         cells[start + 2] += rejected

@@ -59,27 +59,35 @@ def level_name(level: Level) -> str:
 
 
 def print_results(results: Results, console: Console) -> None:
-    """One table of rows, then verdicts and doubts."""
-    open_loop = any(level.rate for name in results.variants for level in levels(results, name))
+    """One table of rows, then verdicts, noise and doubts."""
+    offered = "offered" if results.settings.get("rate") else "in flight"
     table = Table(title=f"{results.suite}: right answers per second (95 % interval over rounds), latency in ms")
-    for heading in ("variant", "offered" if open_loop else "in flight", "requests/s", "p50", "p99", "right", "batch"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
-    table.add_column("server CPU %", justify="right")
+    table.add_column("variant", no_wrap=True)
+    for heading in (offered, "requests/s", "p50", "p99", "right", "batch", "server CPU %"):
+        table.add_column(heading, justify="right")
     for name in results.variants:
         for level in levels(results, name):
             table.add_row(name, *row(level))
         table.add_section()
     console.print(table)
-    for verdict in results.verdicts:
-        console.print(f"{verdict.variant} against {verdict.against} at {verdict.level}: {verdict.text}", markup=False)
-    floors = {level: floor for level, floor in results.noise_floor_percent.items() if floor is not None}
-    if floors:
-        listed = ", ".join(f"{floor:.1f} % at {level}" for level, floor in floors.items())
-        console.print(f"noise floor (the baseline launched twice per round): {listed}", markup=False)
+    print_verdicts(results, console)
     for name in results.variants:
         for level in levels(results, name):
             for warning in level.warnings:
                 console.print(f"! {name} at {level_name(level)}: {warning}", markup=False, style="yellow")
+
+
+def print_verdicts(results: Results, console: Console) -> None:
+    """Who is faster than whom, as far as the rounds can tell, and the noise beside it."""
+    told = [verdict for verdict in results.verdicts if verdict.ci95]
+    for verdict in told:
+        console.print(f"{verdict.variant} against {verdict.against} at {verdict.level}: {verdict.text}", markup=False)
+    if not told:
+        console.print("no verdicts: they need two rounds of the baseline and another variant")
+    floors = {level: floor for level, floor in results.noise_floor_percent.items() if floor is not None}
+    if floors:
+        listed = ", ".join(f"{floor:.1f} % at {level}" for level, floor in floors.items())
+        console.print(f"noise floor (the baseline launched twice per round): {listed}", markup=False)
 
 
 def row(level: Level) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run found, as data: documented dataclasses, benchmark_results.json and back, written so that no reader sees half.
+"""What a run found, as data: documented dataclasses, benchmark_results.json and back, never half a file.
 
 Units are in the names. What could not be measured is None, never 0 or -1.
 """
@@ -197,7 +197,7 @@ def save(results: Results, path: Path) -> None:
 
     Raises OSError if the folder cannot be written, ValueError if a number is not finite.
     """
-    text = json.dumps(TypeAdapter(Results).dump_python(results, mode="json"), indent=2, allow_nan=False)
+    text = json.dumps(TypeAdapter(Results).dump_python(results), indent=2, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
         try:

@@ -6,10 +6,11 @@ python mnist_model_benchmarking/benchmark.py --mnist data --variants baseline,ba
 
 import argparse
 import base64
+import importlib
 import json
 import multiprocessing
+import signal
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,21 @@ class DigitCheck:
         return digits == self.expected[index], true / len(labels)
 
 
-def in_own_process(function: Callable, *arguments: Any) -> Any:
-    """The result of a call in a process of its own, so that this one stays small and without a thread pool."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+class Reference:
+    """mnist_model_benchmarking.reference in a process of its own: this one stays small and never loads torch."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        """What the function of that name returns."""
+        return self.pool.submit(call_reference, function, arguments).result()
+
+
+def call_reference(function: str, arguments: tuple) -> Any:
+    """Call a function of the reference module, in the process that may load it."""
+    return getattr(importlib.import_module("mnist_model_benchmarking.reference"), function)(*arguments)
 
 
 def grouped(values: list, size: int) -> list[list]:
@@ -67,18 +79,18 @@ def request_body(files: list[bytes]) -> bytes:
 
 def suite(options: argparse.Namespace) -> Suite:
     """What to send and how to judge it."""
-    from mnist_model_benchmarking import reference  # loads torch: only once a run is sure to start
-
+    reference = Reference()
     if options.mnist:
-        samples = reference.mnist_test_files(options.mnist, options.image_size)
+        samples = reference("mnist_test_files", options.mnist, options.image_size)
     else:
         samples = sample_files(size=options.image_size)
     files, labels = zip(*samples, strict=True)
-    expected = in_own_process(reference.answers, list(files))
+    expected = reference("answers", list(files))
 
     def models_alone(variants: list[str]) -> dict[str, ModelAlone]:
-        figures = in_own_process(reference.models_alone, variants, options.accelerator)
-        return {name: ModelAlone(reference.BATCH_SIZES, rates) for name, rates in figures.items()}
+        figures = reference("models_alone", variants, options.accelerator)
+        reference.pool.shutdown()  # the last question: its memory is free for the servers
+        return {name: ModelAlone(*figure) for name, figure in figures.items()}
 
     images = options.images_per_request
     return Suite(
@@ -104,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--image-size", type=count, default=28, metavar="PIXELS",
                          help="side of the images that are sent (default: %(default)s)")  # fmt: skip
     options.add_argument("--mnist", type=Path, metavar="DIR",
-                         help="send the real MNIST test images under DIR/MNIST/raw instead of drawn digits")  # fmt: skip
+                         help="send the real MNIST test images in DIR/MNIST/raw instead")  # fmt: skip
     return options
 
 

@@ -7,7 +7,6 @@ from statistics import median
 
 import torch
 from PIL import Image
-from torchvision.datasets import MNIST
 
 from harness.serve import accelerator
 from mnist_model_benchmarking.digits import image_file
@@ -28,19 +27,24 @@ def answers(files: list[bytes]) -> list[int]:
 
 def mnist_test_files(directory: Path, size: int) -> list[tuple[bytes, int]]:
     """The 10,000 test images as (PNG content, label); RuntimeError if MNIST/raw is not in the folder."""
+    from torchvision.datasets import MNIST  # takes seconds to import, and only this function needs it
+
     data = MNIST(str(directory), train=False, download=False)
     return [(image_file(image.resize((size, size), Image.Resampling.BICUBIC), "PNG"), label) for image, label in data]
 
 
-def models_alone(variants: list[str], asked: str) -> dict[str, list[float]]:
-    """Images per second at BATCH_SIZES per variant, on the accelerator asked for; variants of the same precision share one measurement."""
+def models_alone(variants: list[str], asked: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Batch sizes and images per second of each variant's model on the accelerator asked for.
+
+    Variants of the same precision share one measurement.
+    """
     by_dtype: dict[torch.dtype, list[float]] = {}
     apis = {variant: api_of(variant) for variant in variants}
     for api in apis.values():
         if api.dtype not in by_dtype:
             api.setup(accelerator(asked))
             by_dtype[api.dtype] = [images_per_second(api, size) for size in BATCH_SIZES]
-    return {variant: by_dtype[api.dtype] for variant, api in apis.items()}
+    return {variant: (BATCH_SIZES, by_dtype[api.dtype]) for variant, api in apis.items()}
 
 
 def api_of(variant: str) -> BaselineAPI:

@@ -43,7 +43,7 @@ class DigitTraining(lightning.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def test_step(self, batch: list[Tensor], _: int) -> None:
+    def test_step(self, batch: list[Tensor]) -> None:
         images, labels = batch
         self.log("accuracy", (self.model(images).argmax(1) == labels).float().mean())
 

@@ -1,0 +1,1 @@
+"""Servers without a model, for tests of what surrounds a server."""

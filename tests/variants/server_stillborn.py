@@ -1,0 +1,15 @@
+"""Stillborn: its model cannot be loaded."""
+
+from harness.serve import serve
+from tests.variants.server_steady import SteadyAPI
+
+
+class StillbornAPI(SteadyAPI):
+    """Fails in setup."""
+
+    def setup(self, device: str) -> None:
+        raise RuntimeError(f"no model for {device}")
+
+
+if __name__ == "__main__":
+    serve(StillbornAPI())
