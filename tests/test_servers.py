@@ -1,0 +1,263 @@
+"""All five MNIST servers, really launched, over real HTTP: right answers, clear refusals, kept promises."""
+
+import base64
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import torch
+from PIL import Image
+
+from harness.launch import free_port, healthy, running_server
+from mnist_model_benchmarking import server_parallel_decoding
+from mnist_model_benchmarking.benchmark import VARIANTS
+from mnist_model_benchmarking.digits import image_file, sample_files
+from mnist_model_benchmarking.reference import answers, api_of
+
+ROOT = Path(__file__).parent.parent
+FILES, LABELS = zip(*sample_files(), strict=True)
+EXPECTED = answers(list(FILES))
+JSON = {"Content-Type": "application/json"}
+
+
+def base64_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def gigantic_png() -> bytes:
+    """The smallest PNG that claims 20,000 x 20,000 pixels."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def gif() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (28, 28)).save(buffer, "GIF")
+    return buffer.getvalue()
+
+
+def one(value: object) -> bytes:
+    return json.dumps({"image": value}).encode()
+
+
+PNG = base64_text(FILES[0])
+BAD_BODIES = {
+    "missing field": b'{"picture": 1}',
+    "both fields": json.dumps({"image": PNG, "images": [PNG]}).encode(),
+    "wrong type": one(7),
+    "null": one(None),
+    "list of numbers": b'{"images": [1, 2]}',
+    "not base64": one("%%%"),
+    "not ascii": one("ü"),
+    "base64 of junk": one(base64_text(b"junk" * 50)),
+    "nothing": one(""),
+    "truncated png": one(base64_text(FILES[0][:-60])),
+    "truncated jpeg": one(base64_text(FILES[10][:200])),
+    "gif": one(base64_text(gif())),
+    "gigantic": one(base64_text(gigantic_png())),
+    "empty body": b"",
+    "broken json": b'{"image": ',
+    "json list": b"[1]",
+    "json of invalid utf-8": b'{"image": "\xff"}',
+    "empty list": b'{"images": []}',
+    "list of 10,000": json.dumps({"images": ["QQ=="] * 10_000}).encode(),
+    "over the limit": b'{"image": "' + b"A" * (33 << 20) + b'"}',
+}
+
+
+@pytest.fixture(scope="module", params=[variant.name for variant in VARIANTS])
+def server(request):
+    """Each variant in turn, launched once for all tests of this file."""
+    with running_server(f"mnist_model_benchmarking.server_{request.param}", "--accelerator", "cpu") as running:
+        yield running
+
+
+def post(server, body: bytes, headers: dict = JSON) -> requests.Response:
+    return requests.post(f"{server.url}/predict", body, headers=headers, timeout=60)
+
+
+def predicted(server, index: int) -> int:
+    """The digit the server sees in one of the bundled images."""
+    reply = post(server, one(base64_text(FILES[index])))
+    assert reply.status_code == 200, reply.text
+    prediction = reply.json()["predictions"][0]
+    assert 0 <= prediction["probability"] <= 1
+    return prediction["digit"]
+
+
+def test_concurrent_requests_get_the_models_own_answers_in_batches(server):
+    before = server.stats()["workers"]
+    with ThreadPoolExecutor(64) as pool:
+        digits = list(pool.map(lambda index: predicted(server, index), range(len(FILES))))
+    assert digits == EXPECTED
+    workers = server.stats()["workers"]
+    served = [new["requests"] - old["requests"] for new, old in zip(workers, before, strict=True)]
+    batches = sum(new["batches"] - old["batches"] for new, old in zip(workers, before, strict=True))
+    variant = server.info["variant"]
+    assert sum(served) == len(FILES)
+    if variant == "baseline":
+        assert batches == len(FILES)
+    elif variant == "batching":
+        assert sum(served) / batches > 4
+    else:
+        assert sum(served) / batches > 1.1
+
+
+def test_the_workers_are_as_many_processes_as_promised_and_all_of_them_serve(server):
+    with ThreadPoolExecutor(64) as pool:
+        list(pool.map(lambda index: predicted(server, index % len(FILES)), range(400)))
+    workers = server.stats()["workers"]
+    promised = 1 if server.info["variant"] in ("baseline", "batching") else 4
+    assert len({worker["pid"] for worker in workers}) == promised
+    assert all(psutil.pid_exists(worker["pid"]) and worker["requests"] > 0 for worker in workers)
+
+
+def test_many_images_in_one_request_are_answered_in_order(server):
+    reply = post(server, json.dumps({"images": [base64_text(content) for content in FILES[:64]]}).encode())
+    assert [prediction["digit"] for prediction in reply.json()["predictions"]] == EXPECTED[:64]
+
+
+def test_bad_input_gets_one_clear_sentence_and_leaves_its_neighbours_alone(server):
+    """Good and bad requests travel together, so that they share batches."""
+    kinds = list(BAD_BODIES)
+    jobs = [("good", index) for index in range(60)] + [("bad", index) for index in range(len(kinds))] * 2
+    jobs = [job for pair in zip(jobs[:50], jobs[50:], strict=False) for job in pair]
+
+    def run(job):
+        kind, index = job
+        return predicted(server, index) if kind == "good" else post(server, BAD_BODIES[kinds[index]])
+
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(run, jobs))
+    for (kind, index), outcome in zip(jobs, found, strict=True):
+        if kind == "good":
+            assert outcome == EXPECTED[index]
+            continue
+        assert 400 <= outcome.status_code < 500, (kinds[index], outcome.status_code, outcome.text)
+        sentence = outcome.json()["detail"]
+        assert isinstance(sentence, str), kinds[index]
+        assert 10 < len(sentence) < 200, (kinds[index], sentence)
+
+
+def test_a_body_that_is_not_declared_as_json_is_refused(server):
+    reply = post(server, one(PNG), {"Content-Type": "text/plain"})
+    assert reply.status_code == 422
+    assert "Content-Type" in reply.json()["detail"]
+
+
+def test_info_names_the_variant_and_the_run(server):
+    info = requests.get(f"{server.url}/info", timeout=5).json()["model"]
+    assert info["run_id"] == server.run_id
+    assert (info["accelerator"], info["api_servers"]) == ("cpu", 1)
+
+
+def test_the_server_listens_on_this_machine_only(server):
+    tree = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    port = int(server.url.rpartition(":")[2])
+    listening = [c.laddr for process in tree for c in process.net_connections("tcp") if c.status == "LISTEN"]
+    assert any(address.port == port for address in listening)
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_half_precision_computes_in_bfloat16_and_only_it():
+    for variant in VARIANTS:
+        api, seen = api_of(variant.name), []
+        api.setup("cpu")
+        api.model[0].register_forward_hook(lambda layer, inputs, output, seen=seen: seen.append((inputs[0], output)))
+        api.probabilities(torch.zeros(2, 784))
+        wanted = torch.bfloat16 if variant.name == "half_precision" else torch.float32
+        assert {tensor.dtype for pair in seen for tensor in pair} == {wanted}
+        assert {weights.dtype for weights in api.model.parameters()} == {wanted}
+
+
+def test_the_decode_pool_decodes_in_several_threads():
+    api, threads = server_parallel_decoding.ParallelDecodingAPI(max_batch_size=64), set()
+    api.setup("cpu")
+    original = server_parallel_decoding.BatchingWorkersAPI.decode_request
+
+    def noted(self, request):
+        threads.add(threading.get_ident())
+        time.sleep(0.01)
+        return original(self, request)
+
+    server_parallel_decoding.BatchingWorkersAPI.decode_request = noted
+    try:
+        futures = [api.decode_request({"image": base64_text(content)}) for content in FILES[:16]]
+        outputs = api.predict(api.batch(futures))
+    finally:
+        del server_parallel_decoding.BatchingWorkersAPI.decode_request
+    assert len(threads) == server_parallel_decoding.DECODE_THREADS
+    assert threading.get_ident() not in threads
+    assert [int(output.argmax()) for output in outputs] == EXPECTED[:16]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_server_leaves_no_process_and_a_silent_port(number, tmp_path):
+    """Started by path, from another folder; SIGKILL reaches the parent only, and its children end themselves."""
+    port = free_port()
+    script = ROOT / "mnist_model_benchmarking" / "server_batching.py"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, script, "--port", str(port), "--accelerator", "cpu"],
+            cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while not healthy(url):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    assert len(tree) >= 3
+    os.kill(process.pid, number)
+    process.wait(10)
+    _, alive = psutil.wait_procs(tree, timeout=10)
+    assert not alive
+    assert not healthy(url)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]  # no client.py
+
+
+def test_a_taken_port_is_refused_with_one_sentence():
+    taken = subprocess.Popen([sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"],
+                             stdout=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"})  # fmt: skip
+    try:
+        port = taken.stdout.readline().split(b"port ")[1].split()[0].decode()
+        script = ROOT / "mnist_model_benchmarking" / "server_baseline.py"
+        refused = subprocess.run([sys.executable, script, "--port", port], capture_output=True, text=True, timeout=60)
+    finally:
+        taken.kill()
+        taken.wait()
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"cannot listen on 127.0.0.1:{port}")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_the_client_prints_a_prediction(server):
+    client = ROOT / "mnist_model_benchmarking" / "client.py"
+    shown = subprocess.run(
+        [sys.executable, client, "--digit", "4", "--url", server.url], capture_output=True, text=True
+    )
+    assert shown.stdout.startswith("digit 4 with probability 0."), shown.stderr
+
+
+def test_jpeg_and_png_of_any_size_are_recognised(server):
+    with Image.open(io.BytesIO(FILES[11])) as image:
+        large = image.resize((300, 300))
+    for kind in ("PNG", "JPEG"):
+        reply = post(server, one(base64_text(image_file(large, kind))))
+        assert reply.json()["predictions"][0]["digit"] == LABELS[11]

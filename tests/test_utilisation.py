@@ -1,0 +1,91 @@
+"""Utilisation against a process that burns a known amount of CPU."""
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from harness.gpu import GpuReading, gpu_reader
+from harness.utilisation import Sampler, gpu_usage
+
+BURNER = """
+import time
+for _ in range(60):
+    began, used = time.perf_counter(), time.process_time()
+    while time.process_time() - used < 0.05: pass
+    time.sleep(max(0, 0.1 - (time.perf_counter() - began)))
+"""
+
+
+@pytest.fixture
+def burner():
+    """A process that takes half a core (less if the machine denies it)."""
+    process = subprocess.Popen([sys.executable, "-c", BURNER])
+    time.sleep(0.3)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def cpu_s(pid: int) -> float:
+    used = psutil.Process(pid).cpu_times()
+    return used.user + used.system
+
+
+def test_server_cpu_is_what_its_processes_burned(burner):
+    with Sampler(burner.pid, None, None) as sampler:
+        time.sleep(0.5)
+        opened, before = time.monotonic(), cpu_s(burner.pid)
+        time.sleep(2)
+        closed, after = time.monotonic(), cpu_s(burner.pid)
+        time.sleep(0.4)
+    usage = sampler.usage(opened, closed)
+    burned = 100 * (after - before) / (closed - opened)
+    assert burned > 10
+    assert usage.server_percent == pytest.approx(burned, abs=8)
+    assert usage.machine_percent >= 0.7 * burned
+    assert usage.memory_bytes > 1_000_000
+
+
+def test_roles_come_from_the_pids_that_the_server_names(burner):
+    with Sampler(burner.pid, {"http_pids": [], "workers": [{"pid": burner.pid}]}, None) as sampler:
+        opened = time.monotonic()
+        time.sleep(1)
+        closed = time.monotonic()
+    roles = sampler.usage(opened, closed).role_percent
+    assert roles["workers"] > 10
+    assert roles["http"] == roles["queue"] == 0
+
+
+def test_a_process_that_ends_keeps_what_it_used(burner):
+    with Sampler(burner.pid, None, None) as sampler:
+        opened = time.monotonic()
+        time.sleep(0.8)
+        burner.kill()
+        time.sleep(0.8)
+        closed = time.monotonic()
+    assert sampler.usage(opened, closed).server_percent > 5
+
+
+def test_a_remote_server_has_no_cpu_here():
+    with Sampler(None, None, None) as sampler:
+        opened = time.monotonic()
+        time.sleep(0.3)
+    usage = sampler.usage(opened, time.monotonic())
+    assert usage.server_percent is None
+    assert usage.role_percent is None
+    assert usage.machine_percent is not None
+
+
+def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
+    readings = [GpuReading(40.0, 10, 100.0, 5.0), GpuReading(60.0, 30, None, 9.0)]
+    found = gpu_usage(readings)
+    assert found == {"gpu_percent": 50.0, "gpu_memory_bytes": 30, "gpu_power_w": 100.0, "gpu_energy_j": 4.0}
+    assert set(gpu_usage([]).values()) == {None}
+
+
+def test_without_a_gpu_there_is_no_reader():
+    reader = gpu_reader()
+    assert reader is None or reader.names
