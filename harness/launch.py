@@ -20,7 +20,7 @@ from harness.family import end_group
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 STOP_PATIENCE_S = 10
 REPLY_LIMIT_S = 5
-TAIL_LINES = 15
+TAIL_LINES = 40  # a dying LitServe prints tracebacks of all its processes after the reason
 
 
 class ServerFailedError(Exception):

@@ -50,6 +50,8 @@ def serve(
                 host=options.host, port=options.port, num_api_servers=options.api_servers, log_level="warning",
                 generate_client_file=False, access_log=False,
             )  # fmt: skip
+    except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with once that is gone
+        sys.exit("LitServe has shut itself down: one of its processes died")
     finally:
         for child in multiprocessing.active_children():  # what LitServe leaves when stopped before it was up
             child.kill()

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from harness import launch
 from harness.campaign import AGAIN, Campaign, Suite, Variant, run
+from harness.connections import wire_format
 from harness.launch import ServerFailedError, attached_server, running_server
 from harness.results import read
 
@@ -139,10 +140,10 @@ def test_too_many_requests_at_once_get_503_and_when_to_come_back():
     with running_server("tests.variants.server_steady", "--accelerator", "cpu") as server:
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         body = b'{"n": 1, "sleep_s": 1}'
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        request = wire_format(f"{server.url}/predict", body)
         held = [socket.create_connection(address) for _ in range(4)]  # the server's limit
         for connection in held:
-            connection.sendall(head.encode() + body)
+            connection.sendall(request)
         time.sleep(0.3)
         refused = requests.post(f"{server.url}/predict", json={"n": 2}, timeout=5)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
