@@ -27,59 +27,13 @@ from harness.machine import machine_record
 from harness.responder import responder
 from harness.results import ModelAlone, Results, VariantResult, Verdict, save, verdict_of
 from harness.stats import compared, noise_floor
+from harness.suite import LoadLevel, Suite
 from harness.utilisation import Sampler
 
 AGAIN = "baseline (again)"  # the second baseline of a round
 STARTUP_GUESS_S = 8
 BETWEEN_LEVELS_S = 0.4
 CEILING_S = 1.0
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A server script and the one it is the difference to."""
-
-    name: str
-    builds_on: str | None
-
-
-@dataclass(frozen=True)
-class Suite:
-    """What a benchmark folder brings: its servers, what to send, how to judge the answers.
-
-    Attributes:
-        name: "mnist" or "llm".
-        package: the folder, as a Python package; holds server_<variant>.py.
-        variants: in reading order; the first is the baseline.
-        path: where requests are POSTed.
-        bodies: the requests.
-        check: see harness.load.Job.
-        images_per_request: how many images each request carries.
-        sample_answer: a right answer, for the responder that tells the client's ceiling.
-        models_alone: variant names to their figures without a server, measured when asked.
-    """
-
-    name: str
-    package: str
-    variants: list[Variant]
-    path: str
-    bodies: list[bytes]
-    check: Callable[[bytes, int], tuple[bool, float]]
-    images_per_request: int
-    sample_answer: bytes
-    models_alone: Callable[[list[str]], dict[str, ModelAlone]]
-
-
-@dataclass(frozen=True)
-class LoadLevel:
-    """One load: requests in flight, or requests per second."""
-
-    concurrency: int | None
-    rate: float | None
-
-    @property
-    def name(self) -> str:
-        return str(self.concurrency) if self.rate is None else f"{self.rate:g}/s"
 
 
 @dataclass
@@ -105,7 +59,10 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
     console.print(campaign.plan())
     with contextlib.suppress(KeyboardInterrupt), sigterm_as_interrupt(), load_process() as run_load:
         campaign.measure(run_load)
-    return campaign.results()
+    results = campaign.results()
+    if results.variants:
+        save(results, campaign.path)
+    return results
 
 
 @contextlib.contextmanager
@@ -136,7 +93,7 @@ class Campaign:
         self.records: dict[str, Record] = defaultdict(Record)
         self.ceilings: dict[str, float] = {}
         self.alone: dict[str, ModelAlone] = {}
-        self.interrupted = True  # until it has come to its end
+        self.complete = False
         self.attached = attached_server(options.url) if options.url else None
 
     @property
@@ -187,7 +144,7 @@ class Campaign:
                 self.take_turn(round_, name, run_load)
                 save(self.results(), self.path)
             progress.update(task, advance=1, description="done", refresh=True)
-        self.interrupted = False
+        self.complete = True
 
     def measure_client(self, run_load: Callable[[Job], Load]) -> None:
         """What this client can measure at most: the same requests to a server that answers at once."""
@@ -254,6 +211,7 @@ class Campaign:
             suite=self.suite.name,
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
+            complete=self.complete,
             machine=self.machine,
             settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
             noise_floor_percent=self.noise_floors(),

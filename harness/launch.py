@@ -9,10 +9,12 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import requests
 
 from harness.family import end_group
@@ -34,7 +36,7 @@ class Server:
     Attributes:
         url: scheme, host and port.
         run_id: what its /info must keep saying; None if it was not launched here and has none.
-        pid: the LitServe parent process; None if it was not launched here.
+        pid: the LitServe parent process; None if it does not run on this machine.
         startup_s: from launching the process to the first 200 of /health; None if it was not launched here.
         info: the model metadata of /info: variant, run_id, server options.
         log: its output; None if it was not launched here.
@@ -144,7 +146,24 @@ def attached_server(url: str) -> Server:
     if not healthy(url):
         raise ServerFailedError(f"{url}/health does not answer 200; is the server up?")
     info = model_info(url)
-    return Server(url, info.get("run_id"), None, None, info, None)
+    server = Server(url, info.get("run_id"), None, None, info, None)
+    return replace(server, pid=parent_here(server))
+
+
+def parent_here(server: Server) -> int | None:
+    """The LitServe parent of a server that was started by somebody else on this machine; None if it is not here.
+
+    Its workers and HTTP processes name their pids; the parent is known only if it is the same for all of them.
+    """
+    stats = server.stats() if urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1") else None
+    if not stats:
+        return None
+    try:
+        pids = [*stats["http_pids"], *(row["pid"] for row in stats["workers"])]
+        parents = {psutil.Process(pid).ppid() for pid in pids}
+    except psutil.Error:  # pids of another machine, or of a container, behind a forwarded port
+        return None
+    return parents.pop() if len(parents) == 1 and 1 not in parents else None
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ class Load:
 
 def run_job(job: Job) -> Load:
     """Run a job on an event loop of its own, uvloop's where there is one."""
-    from harness.connections import OpenLoopRun, Run
+    from harness.loops import OpenLoopRun, Run
 
     try:
         from uvloop import new_event_loop

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from harness.report import level_name, number
+from harness.report import number
 from harness.results import Level, Results, UnusableResultsError, read
 
 BLOCK = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
@@ -55,7 +55,7 @@ def row(name: str, level: Level) -> str:
     rate = level.requests_per_second
     interval = f" [{rate.ci95[0]:,.0f}, {rate.ci95[1]:,.0f}]" if rate.ci95 else ""
     cells = [
-        name, level_name(level), f"{rate.mean:,.0f}{interval}", number(level.latency_ms["p50"], ".1f"),
+        name, level.name, f"{rate.mean:,.0f}{interval}", number(level.latency_ms["p50"], ".1f"),
         number(level.latency_ms["p99"], ".1f"), number(level.mean_batch_size, ".1f"),
         number(level.cpu_percent["server"], ".0f"),
     ]  # fmt: skip

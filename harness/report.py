@@ -4,29 +4,27 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.campaign import Suite, run
+from harness.campaign import run
 from harness.charts import draw
 from harness.launch import ServerFailedError
 from harness.results import Level, Results
+from harness.suite import Suite
 
-FAILED, REFUSED = 1, 2
+FAILED, REFUSED, STOPPED = 1, 2, 130
 
 
 def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     """Run a suite, print and draw what it found; returns the exit code."""
     console = Console()
     try:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=options.output_dir):
-            pass  # better to know now than after the measurement
+        check_writable(options.output_dir)
         results = run(suite(), options, console)
-    except OSError as error:
-        return refused(f"cannot write to {options.output_dir}: {error.strerror or error}")
-    except ServerFailedError as error:
+    except (OSError, ServerFailedError) as error:
         return refused(str(error))
     except KeyboardInterrupt:
         return refused("stopped before anything was measured")
@@ -35,11 +33,22 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     print_results(results, console)
     for path in draw(results, options.output_dir):
         console.print(f"wrote {path}")
-    complete = all(len(levels(results, name)) for name in results.variants)
     failed = [name for name, variant in results.variants.items() if variant.error]
     if failed:
         console.print(f"[red]failed:[/red] {', '.join(failed)}")
-    return 0 if complete and not failed else FAILED
+    if not results.complete:
+        console.print("stopped before its end; what was measured until then is kept")
+    return FAILED if failed else STOPPED if not results.complete else 0
+
+
+def check_writable(directory: Path) -> None:
+    """OSError with a sentence if no file can be written there: better to know now than after the measurement."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {directory}: {error.strerror or error}") from error
 
 
 def refused(reason: str) -> int:
@@ -51,11 +60,6 @@ def refused(reason: str) -> int:
 def levels(results: Results, name: str) -> list[Level]:
     """The rows of one variant."""
     return results.variants[name].api_benchmarks
-
-
-def level_name(level: Level) -> str:
-    """A row's load, as verdicts and noise floors name it."""
-    return str(level.concurrency) if level.rate is None else f"{level.rate:g}/s"
 
 
 def print_results(results: Results, console: Console) -> None:
@@ -74,7 +78,7 @@ def print_results(results: Results, console: Console) -> None:
     for name in results.variants:
         for level in levels(results, name):
             for warning in level.warnings:
-                console.print(f"! {name} at {level_name(level)}: {warning}", markup=False, style="yellow")
+                console.print(f"! {name} at {level.name}: {warning}", markup=False, style="yellow")
 
 
 def print_verdicts(results: Results, console: Console) -> None:
@@ -96,7 +100,7 @@ def row(level: Level) -> list[str]:
     interval = "" if rate.ci95 is None else f" [{rate.ci95[0]:,.0f}, {rate.ci95[1]:,.0f}]"
     sent = level.requests["sent"]
     return [
-        level_name(level),
+        level.name,
         f"{rate.mean:,.0f}{interval}",
         number(level.latency_ms["p50"], ".1f"),
         number(level.latency_ms["p99"], ".1f"),

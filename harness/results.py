@@ -100,6 +100,11 @@ class Level:
     stages_ms: dict[str, float | None] | None
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def name(self) -> str:
+        """The load, as verdicts and noise floors name it."""
+        return load_name(self.concurrency, self.rate)
+
 
 @dataclass(frozen=True, config=FINITE)
 class ModelAlone:
@@ -149,18 +154,25 @@ class Results:
     """A whole run: benchmark_results.json.
 
     Attributes:
+        complete: False if the run was stopped before its end.
         noise_floor_percent: per load, what the baseline differs by between two launches; None with no second launch.
     """
 
     suite: Literal["mnist", "llm"]
     started_utc: str
     elapsed_s: float
+    complete: bool
     machine: dict[str, Any]
     settings: dict[str, Any]
     noise_floor_percent: dict[str, float | None]
     variants: dict[str, VariantResult]
     verdicts: list[Verdict]
     schema_version: int = SCHEMA_VERSION
+
+
+def load_name(concurrency: int | None, offered: float | None) -> str:
+    """ "8" for eight requests in flight, "100/s" for a hundred offered per second."""
+    return str(concurrency) if offered is None else f"{offered:g}/s"
 
 
 class UnusableResultsError(Exception):

@@ -15,10 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.campaign import Suite, Variant
 from harness.options import benchmark_parser, count, parsed
 from harness.report import benchmark
 from harness.results import ModelAlone
+from harness.suite import Suite, Variant
 from mnist_model_benchmarking.digits import sample_files
 
 VARIANTS = [
@@ -29,6 +29,7 @@ VARIANTS = [
     Variant("half_precision", "batching_workers"),
 ]
 CONCURRENCY = [1, 8, 32, 64]
+MNIST_TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 QUICK_CONCURRENCY = [1, 64]
 
 
@@ -122,8 +123,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parsed(parser())
-    if options.mnist and not (options.mnist / "MNIST" / "raw").is_dir():
-        sys.exit(f"{options.mnist} holds no MNIST/raw; train.py --download puts it there")
+    if options.mnist and not all((options.mnist / "MNIST" / "raw" / name).is_file() for name in MNIST_TEST_FILES):
+        sys.exit(
+            f"{options.mnist}/MNIST/raw lacks {' or '.join(MNIST_TEST_FILES)}; train.py --download puts them there"
+        )
     sys.exit(benchmark(lambda: suite(options), options))
 
 

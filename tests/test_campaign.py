@@ -17,10 +17,11 @@ import requests
 from rich.console import Console
 
 from harness import launch
-from harness.campaign import AGAIN, Campaign, Suite, Variant, run
-from harness.connections import wire_format
+from harness.campaign import AGAIN, Campaign, run
+from harness.connection import wire_format
 from harness.launch import ServerFailedError, attached_server, running_server
 from harness.results import read
+from harness.suite import Suite, Variant
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("steady", "dying", "stillborn")
@@ -70,6 +71,7 @@ def test_order_is_shuffled_per_round_fixed_by_the_seed_with_the_baseline_twice(t
 def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(tmp_path):
     results, log = measured(tmp_path, NAMES)
     steady, dying, stillborn = (results.variants[name] for name in NAMES)
+    assert results.complete
     assert steady.error is None
     assert [level.requests["ok"] > 10 for level in steady.api_benchmarks] == [True, True]
     assert "no model for cpu" in stillborn.error
@@ -110,6 +112,7 @@ def test_a_server_that_already_runs_is_measured_and_left_running(tmp_path):
         results, _ = measured(tmp_path, ("steady",), url=server.url)
         assert launch.healthy(server.url)
     assert results.variants["steady"].startup_s is None
+    assert results.variants["steady"].api_benchmarks[0].cpu_percent["workers"] > 0
     assert results.variants["steady"].api_benchmarks[0].requests["ok"] > 10
 
 
@@ -185,4 +188,6 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     assert "kept" in output, errors
     assert "Traceback" not in errors
     assert not descendants()
-    assert read(tmp_path / "benchmark_results.json").variants["steady"].error is None
+    kept = read(tmp_path / "benchmark_results.json")
+    assert kept.variants["steady"].error is None
+    assert not kept.complete

@@ -30,7 +30,8 @@ def results(**changes) -> Results:
                             [level(load(), load(0.011), load(0.012))])  # fmt: skip
     machine = {"cpu": "a processor", "usable_cores": 2, "gpus": []}
     values = {
-        "suite": "mnist", "started_utc": "2026-01-01T00:00:00+00:00", "elapsed_s": 1.0, "machine": machine,
+        "suite": "mnist", "started_utc": "2026-01-01T00:00:00+00:00", "elapsed_s": 1.0, "complete": True,
+        "machine": machine,
         "settings": {"rounds": 3, "rate": None}, "noise_floor_percent": {"1": None},
         "variants": {"baseline": variant}, "verdicts": [],
     }  # fmt: skip
