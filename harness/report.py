@@ -11,7 +11,7 @@ from rich.table import Table
 
 from harness.campaign import run
 from harness.charts import draw
-from harness.launch import ServerFailedError
+from harness.launch import ServerFailedError, attached_server
 from harness.results import Level, Results
 from harness.suite import Suite
 
@@ -23,6 +23,8 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     console = Console()
     try:
         check_writable(options.output_dir)
+        if options.url:
+            attached_server(options.url)  # nobody there? say so before anything slow is loaded
         results = run(suite(), options, console)
     except (OSError, ServerFailedError) as error:
         return refused(str(error))
