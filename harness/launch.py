@@ -1,6 +1,7 @@
 """Start a server script on a free port, wait until it is ready, prove that it is the one, stop its whole tree."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -20,7 +21,6 @@ import requests
 from harness.family import end_group
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
-STOP_PATIENCE_S = 10
 REPLY_LIMIT_S = 5
 TAIL_LINES = 40  # a dying LitServe prints tracebacks of all its processes after the reason
 
@@ -99,8 +99,9 @@ def running_server(module: str, *arguments: str, startup_limit_s: float = STARTU
         with log.open("w") as output:
             began = time.monotonic()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                env=os.environ | {"TMPDIR": directory},  # a killed queue manager leaves its socket behind
+            )  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, module, log, began + startup_limit_s)
@@ -111,7 +112,7 @@ def running_server(module: str, *arguments: str, startup_limit_s: float = STARTU
             yield Server(url, run_id, process.pid, startup_s, info, log)
         finally:
             with uninterrupted():
-                end_group(process.pid, STOP_PATIENCE_S)
+                end_group(process.pid)
                 process.wait()
 
 

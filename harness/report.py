@@ -69,8 +69,8 @@ def print_results(results: Results, console: Console) -> None:
     offered = "offered" if results.settings.get("rate") else "in flight"
     table = Table(title=f"{results.suite}: right answers per second (95 % interval over rounds), latency in ms")
     table.add_column("variant", no_wrap=True)
-    for heading in (offered, "requests/s", "p50", "p99", "right", "batch", "server CPU %"):
-        table.add_column(heading, justify="right")
+    for heading in (offered, "requests/s", "p50", "p99", "right", "batch", "CPU %"):
+        table.add_column(heading, justify="right", no_wrap=heading == "requests/s")
     for name in results.variants:
         for level in levels(results, name):
             table.add_row(name, *row(level))
@@ -106,7 +106,7 @@ def row(level: Level) -> list[str]:
         f"{rate.mean:,.0f}{interval}",
         number(level.latency_ms["p50"], ".1f"),
         number(level.latency_ms["p99"], ".1f"),
-        f"{100 * level.requests['ok'] / sent:.2f} %" if sent else "–",
+        f"{100 * level.requests['ok'] / sent:.1f}%" if sent else "–",
         number(level.mean_batch_size, ".1f"),
         number(level.cpu_percent["server"], ".0f"),
     ]

@@ -84,7 +84,7 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         self.stopped.set()
         self.thread.join()
-        self.samples.append(self.sample(memory=True))
+        self.samples.append(self.sample(memory=False))
 
     def sample_until_stopped(self) -> None:
         while not self.stopped.wait(PERIOD_S):
