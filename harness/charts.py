@@ -77,6 +77,11 @@ def load_of(level: Level) -> float:
     return level.concurrency if level.rate is None else level.rate
 
 
+def beside(load: float, index: int) -> float:
+    """Where the mark of the variant of this index stands: beside the others', so that none hides another."""
+    return load * 2 ** (0.06 * (index - 2))
+
+
 def load_axis(axes: Axes, results: Results) -> None:
     """Label the load axis and mark exactly the loads that were measured."""
     loads = sorted({load_of(level) for variant in results.variants.values() for level in variant.api_benchmarks})
@@ -92,7 +97,7 @@ def load_axis(axes: Axes, results: Results) -> None:
 def plot_over_load(axes: Axes, results: Results, value: Callable[[Level], float | None]) -> None:
     """One line per variant, with a marker where the value is known."""
     for index, (name, variant) in enumerate(results.variants.items()):
-        points = [(load_of(level), value(level)) for level in variant.api_benchmarks]
+        points = [(beside(load_of(level), index), value(level)) for level in variant.api_benchmarks]
         points = [(x, y) for x, y in points if y is not None]
         if points:
             axes.plot(*zip(*points, strict=True), marker=MARKERS[index % 6], color=COLOURS[index % 6], label=name)
@@ -107,7 +112,9 @@ def throughput_figure(results: Results) -> Figure:
         for level in variant.api_benchmarks:
             if level.requests_per_second.ci95:
                 low, high = level.requests_per_second.ci95
-                axes.vlines(load_of(level), max(0, low), high, color=COLOURS[index % 6], alpha=0.45, linewidth=5)
+                axes.vlines(
+                    beside(load_of(level), index), max(0, low), high, color=COLOURS[index % 6], alpha=0.45, linewidth=5
+                )
     axes.set_ylabel("right answers per second\n(bars: 95 % interval over rounds)")
     axes.set_ylim(bottom=0)
     axes.legend()
@@ -119,7 +126,9 @@ def latency_figure(results: Results) -> Figure:
     figure, panels = page(results, "Latency of right answers by variant", 1, 3, (13, 5))
     for axes, percentile in zip(panels, ("p50", "p95", "p99"), strict=True):
         plot_over_load(axes, results, lambda level, name=percentile: level.latency_ms[name])
-        axes.set_title(f"{percentile} (no point: too few requests to tell)", fontsize=10)
+        measured = sum(len(variant.api_benchmarks) for variant in results.variants.values())
+        drawn = sum(len(line.get_xdata()) for line in axes.lines)
+        axes.set_title(percentile if drawn == measured else f"{percentile} (no point: too few requests)", fontsize=10)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("milliseconds")
@@ -194,6 +203,7 @@ def draw_served(axes: Axes, results: Results, name: str) -> None:
     for load, value in zip(loads, means, strict=True):
         axes.annotate(f"{value:,.0f}", (load, value), textcoords="offset points", xytext=(8, -12), fontsize=9)
     load_axis(axes, results)
+    axes.margins(x=0.13)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("images per second, right answers")
     axes.set_title("Served over HTTP (bars: 95 % interval over rounds)", fontsize=10)
