@@ -206,7 +206,7 @@ class Campaign:
     def results(self) -> Results:
         """Everything measured so far."""
         builds_on = {variant.name: variant.builds_on for variant in self.suite.variants}
-        settings = vars(self.options)
+        settings = {key: value for key, value in vars(self.options).items() if key != "output_dir"}  # no measurement
         return Results(
             suite=self.suite.name,
             started_utc=self.started_utc,
