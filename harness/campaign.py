@@ -130,7 +130,7 @@ class Campaign:
             f"about {1 + seconds // 60:.0f} min; results in {self.options.output_dir}"
         )
 
-    def measure(self, run_load: Callable[[Job], Load]) -> None:
+    def measure(self, run_load: Callable[..., Load]) -> None:
         """All turns, then what needs no server."""
         columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         # refreshed by hand between measurements: a progress bar that moves takes CPU from the server
@@ -146,7 +146,7 @@ class Campaign:
             progress.update(task, advance=1, description="done", refresh=True)
         self.complete = True
 
-    def measure_client(self, run_load: Callable[[Job], Load]) -> None:
+    def measure_client(self, run_load: Callable[..., Load]) -> None:
         """What this client can measure at most: the same requests to a server that answers at once."""
         with responder(self.suite.sample_answer) as url:
             for level in self.levels:
@@ -162,7 +162,7 @@ class Campaign:
         names = [variant.name for variant in self.suite.variants if variant.name in asked]
         self.alone = self.suite.models_alone(names) if names else {}
 
-    def take_turn(self, round_: int, name: str, run_load: Callable[[Job], Load]) -> None:
+    def take_turn(self, round_: int, name: str, run_load: Callable[..., Load]) -> None:
         """Launch a variant and measure every level; a failure is kept with its reason, and the run goes on."""
         record = self.records[name]
         try:
@@ -191,17 +191,17 @@ class Campaign:
         with running_server(f"{self.suite.package}.server_{script}", *flags) as server:
             yield server
 
-    def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[[Job], Load]) -> Measurement:
+    def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[..., Load]) -> Measurement:
         """One level of one turn; the server's identity is checked before and after."""
         job = Job(
             server.url + self.suite.path, self.suite.bodies, level.concurrency or 1, self.options.duration,
             self.options.warmup, level.rate, self.options.timeout, check=self.suite.check, seed=self.options.seed,
         )  # fmt: skip
-        before = server.stats()
-        with Sampler(server.pid, before, self.gpu) as sampler:
-            load = run_load(job)
-        after = server.stats()
-        return Measurement(load, sampler.usage(load.opened, load.closed), before, after, self.ceilings.get(level.name))
+        warm = []  # the workers' totals when the warm-up is over: what they did before is not measured
+        with Sampler(server.pid, server.stats(), self.gpu) as sampler:
+            load = run_load(job, lambda: warm.append(server.stats()))
+        usage, ceiling = sampler.usage(load.opened, load.closed), self.ceilings.get(level.name)
+        return Measurement(load, usage, warm[0], server.stats(), ceiling)
 
     def results(self) -> Results:
         """Everything measured so far."""

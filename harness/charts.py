@@ -211,10 +211,10 @@ def draw_served(axes: Axes, results: Results, name: str) -> None:
 
 def draw_cpu(axes: Axes, levels: list[Level], results: Results) -> None:
     """Stacked bars by role, under the line of all usable cores."""
-    known = [role for role in ROLE_COLOURS if levels[0].cpu_percent.get(role) is not None]
+    known = [role for role in ROLE_COLOURS if all(level.cpu_percent.get(role) is not None for level in levels)]
     bottoms = [0.0] * len(levels)
     for role in known:
-        heights = [level.cpu_percent[role] or 0.0 for level in levels]
+        heights = [level.cpu_percent[role] for level in levels]
         axes.bar(range(len(levels)), heights, 0.6, bottoms, color=ROLE_COLOURS[role], label=ROLE_LABELS[role])
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     limit = 100 * results.machine["usable_cores"]
@@ -239,11 +239,14 @@ def draw_gpu(axes: Axes, levels: list[Level], results: Results) -> None:
         note(axes, "no GPU was found: nothing to show" if not results.machine["gpus"] else "the GPU told nothing")
         return
     positions = range(len(levels))
-    axes.bar(positions, [level.gpu_percent or 0.0 for level in levels], 0.6, color=COLOURS[2])
+    told = [(position, level.gpu_percent) for position, level in enumerate(levels) if level.gpu_percent is not None]
+    axes.bar([position for position, _ in told], [percent for _, percent in told], 0.6, color=COLOURS[2])
     for position, level in zip(positions, levels, strict=True):
-        told = [f"{level.gpu_memory_bytes / GIB:.1f} GiB"] if level.gpu_memory_bytes else []
-        told += [f"{level.gpu_power_w:.0f} W"] if level.gpu_power_w is not None else []
-        axes.annotate("\n".join(told), (position, level.gpu_percent or 0.0), ha="center", va="bottom", fontsize=9)
+        words = ["activity unknown"] if level.gpu_percent is None else []
+        words += [f"{level.gpu_memory_bytes / GIB:.1f} GiB"] if level.gpu_memory_bytes else []
+        words += [f"{level.gpu_power_w:.0f} W"] if level.gpu_power_w is not None else []
+        height = 0 if level.gpu_percent is None else level.gpu_percent
+        axes.annotate("\n".join(words), (position, height), ha="center", va="bottom", fontsize=9)
     axes.set_xticks(positions, [f"{load_of(level):g}" for level in levels])
     axes.set_xlabel(
         "requests per second offered" if results.settings.get("rate") else "concurrency (requests in flight)"

@@ -25,7 +25,7 @@ class Measurement:
     Attributes:
         load: what came back.
         usage: what the machine spent.
-        before, after: /stats around it; None if the server has none.
+        before, after: /stats once the warm-up was over and at the end; None if the server has none.
         ceiling: requests per second that this client can measure at most; None in an open loop.
     """
 
@@ -89,13 +89,18 @@ def summarised(
         gpu_memory_bytes=max(known(usage.gpu_memory_bytes for usage in usages), default=None),
         gpu_power_w=mean(known(usage.gpu_power_w for usage in usages)),
         client=client(measured),
-        mean_in_flight=mean([load.requests_per_second * (mean(load.right_latency_s) or 0) for load in loads]),
+        mean_in_flight=mean_in_flight(loads),
         mean_batch_size=requests / batches if batches else None,
         batch_sizes=dict(sorted(sizes.items())),
         worker_shares=worker_shares(measured),
         stages_ms=stages_ms(workers, latencies["mean"]),
         warnings=warnings(concurrency, measured),
     )
+
+
+def mean_in_flight(loads: list[Load]) -> float | None:
+    """Little's law: right answers per second times their mean latency; None without right answers."""
+    return mean([load.requests_per_second * mean(load.right_latency_s) for load in loads if load.right_latency_s])
 
 
 def cpu_percent(loads: list[Load], usages: list[Usage]) -> dict[str, float | None]:
@@ -156,8 +161,8 @@ def warnings(concurrency: int | None, measured: list[Measurement]) -> list[str]:
     share = client(measured).share_of_ceiling
     if share is not None and share > CLIENT_BOUND:
         found.append(f"client-bound: {100 * share:.0f} % of what the client can measure; put it on another machine")
-    in_flight = mean([load.requests_per_second * (mean(load.latency_s) or 0) for load in loads])
-    if concurrency and not any(failed.values()) and in_flight < LEAST_IN_FLIGHT * concurrency:
+    in_flight = mean_in_flight(loads)
+    if concurrency and in_flight and not any(failed.values()) and in_flight < LEAST_IN_FLIGHT * concurrency:
         found.append(
             f"only {in_flight:.1f} of {concurrency} requests in flight (Little's law): was the client held up?"
         )

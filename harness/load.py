@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -132,10 +133,21 @@ def run_job(job: Job) -> Load:
 
 
 @contextmanager
-def load_process() -> Iterator[Callable[[Job], Load]]:
-    """A process of its own that runs jobs, one at a time: call what this yields with a Job."""
+def load_process() -> Iterator[Callable[..., Load]]:
+    """A process of its own that runs jobs, one at a time.
+
+    Call what this yields with a Job and, if something is to be done once the warm-up is over, a function.
+    """
     with multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield lambda job: pool.apply_async(run_job, (job,)).get(job.limit_s + 30)
+
+        def run(job: Job, once_warm: Callable[[], None] | None = None) -> Load:
+            pending = pool.apply_async(run_job, (job,))
+            if once_warm:
+                time.sleep(job.warmup_s)
+                once_warm()
+            return pending.get(job.limit_s + 30)
+
+        yield run
 
 
 def report(load: Load) -> dict[str, Any]:

@@ -28,8 +28,8 @@ class Counters:
 
     A row holds the worker's pid, requests, rejected requests, batches, then for each stage the seconds the worker was
     busy with it and the seconds requests spent in it (a request waits for its whole batch), then how many batches of
-    each size were formed. Only its own worker writes a row, so no lock is needed; readers see at worst a row between
-    two batches.
+    each size were formed. Only its own worker writes a row, so no lock is needed; readers may see one batch that is not
+    yet added to all cells.
     """
 
     FIXED = 4 + 2 * len(STAGES)

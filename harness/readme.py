@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from harness.report import number
-from harness.results import Level, Results, UnusableResultsError, read
+from harness.report import headings, number, row
+from harness.results import Results, UnusableResultsError, read
 
 BLOCK = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -33,9 +33,15 @@ def tables(results: Results) -> str:
         f"commit {(machine['git_commit'] or 'unknown')[:8]}{dirty}; {settings['rounds']} rounds of "
         f"{settings['duration']:g} s.",
         "",
-        "| variant | in flight | right answers/s [95 %] | p50 ms | p99 ms | batch | server CPU % |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-        *(row(name, level) for name, variant in results.variants.items() for level in variant.api_benchmarks),
+        f"| variant | {' | '.join(headings(results))} |",
+        f"|---|{'--:|' * len(headings(results))}",
+        *(
+            f"| {name}{' (!)' if level.warnings else ''} | {' | '.join(row(level))} |"
+            for name, variant in results.variants.items()
+            for level in variant.api_benchmarks
+        ),
+        "",
+        doubts(results),
         "",
         "| compared | at | verdict |",
         "|---|--:|---|",
@@ -50,16 +56,11 @@ def tables(results: Results) -> str:
     return "\n".join(lines)
 
 
-def row(name: str, level: Level) -> str:
-    """One line of the throughput table."""
-    rate = level.requests_per_second
-    interval = f" [{rate.ci95[0]:,.0f}, {rate.ci95[1]:,.0f}]" if rate.ci95 else ""
-    cells = [
-        name, level.name, f"{rate.mean:,.0f}{interval}", number(level.latency_ms["p50"], ".1f"),
-        number(level.latency_ms["p99"], ".1f"), number(level.mean_batch_size, ".1f"),
-        number(level.cpu_percent["server"], ".0f"),
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+def doubts(results: Results) -> str:
+    """How many rows carry a warning, and where it is to be read."""
+    rows = [level for variant in results.variants.values() for level in variant.api_benchmarks]
+    flagged = sum(bool(level.warnings) for level in rows)
+    return f"(!) {flagged} of {len(rows)} rows carry a warning, told on the console and under `warnings` in the file."
 
 
 def main() -> None:

@@ -66,11 +66,10 @@ def levels(results: Results, name: str) -> list[Level]:
 
 def print_results(results: Results, console: Console) -> None:
     """One table of rows, then verdicts, noise and doubts."""
-    offered = "offered" if results.settings.get("rate") else "in flight"
-    table = Table(title=f"{results.suite}: right answers per second (95 % interval over rounds), latency in ms")
+    table = Table(title=f"{results.suite}: 95 % intervals over rounds; CPU in percent of one core")
     table.add_column("variant", no_wrap=True)
-    for heading in (offered, "requests/s", "p50", "p99", "right", "batch", "CPU %"):
-        table.add_column(heading, justify="right", no_wrap=heading == "requests/s")
+    for heading in headings(results):
+        table.add_column(heading, justify="right")
     for name in results.variants:
         for level in levels(results, name):
             table.add_row(name, *row(level))
@@ -94,6 +93,12 @@ def print_verdicts(results: Results, console: Console) -> None:
     if floors:
         listed = ", ".join(f"{floor:.1f} % at {level}" for level, floor in floors.items())
         console.print(f"noise floor (the baseline launched twice per round): {listed}", markup=False)
+
+
+def headings(results: Results) -> tuple[str, ...]:
+    """What the cells of `row` are."""
+    offered = "offered" if results.settings.get("rate") else "in flight"
+    return offered, "right answers/s [95 %]", "p50 ms", "p99 ms", "right", "batch", "server CPU %"
 
 
 def row(level: Level) -> list[str]:

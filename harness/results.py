@@ -181,7 +181,7 @@ class UnusableResultsError(Exception):
 
 def rate(values: list[float]) -> Rate:
     """The Rate of these rounds."""
-    return Rate(mean(values) or 0.0, confidence_interval(values), values)
+    return Rate(mean(values), confidence_interval(values), values)
 
 
 def latency_ms(seconds: list[float]) -> dict[str, float | None]:

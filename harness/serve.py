@@ -27,18 +27,15 @@ MAX_IN_FLIGHT = 1024  # requests inside the server; more are answered 503, for L
 QUEUE_TIMEOUT_S = 60  # a request that waited longer is answered 504 when its turn comes
 
 
-def serve(
-    api: litserve.LitAPI, *, workers_per_device: int = 1, max_in_flight: int = MAX_IN_FLIGHT, argv: list | None = None
-) -> None:
+def serve(api: litserve.LitAPI, *, workers_per_device: int = 1, max_in_flight: int = MAX_IN_FLIGHT) -> None:
     """Serve `api` with LitServe until SIGINT or SIGTERM.
 
     Args:
         api: the LitAPI, as a script of its own would hand it to LitServer.
         workers_per_device: worker processes; CPU threads are shared out among them.
         max_in_flight: requests that may be inside one HTTP process before it answers 503.
-        argv: the command line without the program's name; sys.argv by default.
     """
-    options = argument_parser(api).parse_args(argv)
+    options = argument_parser(api).parse_args()
     refuse_taken_port(options.host, options.port)
     stop_on_signals()
     # On the CPU every worker would start a thread per core; torch reads this when a worker imports it.

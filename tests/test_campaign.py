@@ -99,6 +99,13 @@ def test_stages_add_up_to_the_latency_and_cpu_has_roles(tmp_path):
     assert level.mean_batch_size == 1
 
 
+def test_what_the_workers_did_during_the_warm_up_is_not_counted(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), concurrency=[4], warmup=1.5)
+    level = results.variants["steady"].api_benchmarks[0]
+    served_in_batches = sum(size * count for size, count in level.batch_sizes.items())
+    assert served_in_batches < 2 * level.requests["sent"]  # with the warm-up it would be four times as many
+
+
 def test_open_loop_levels_are_rates(tmp_path):
     results, _ = measured(tmp_path, ("steady",), rate=[50.0])
     level = results.variants["steady"].api_benchmarks[0]

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from itertools import islice
 
 import pytest
 import requests
 
 from harness.load import Job, Load, run_job
+from harness.loops import shuffled_cycle
 from harness.responder import responder
 
 OK_REPLY = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
@@ -237,6 +239,9 @@ def test_inputs_rotate_in_an_order_fixed_by_the_seed():
             seen.append(order[:50])
     assert set(seen[0]) == {0, 1}
     assert seen[0][0:2] == seen[0][2:4]
+    orders = [list(islice(shuffled_cycle(50, seed), 100)) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0][:50]) == list(range(50))
 
 
 def test_the_client_costs_a_fraction_of_a_general_one():

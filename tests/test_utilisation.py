@@ -1,10 +1,14 @@
 """Utilisation against a process that burns a known amount of CPU."""
 
+import math
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import GPUtil
 import psutil
+import pynvml
 import pytest
 
 from harness.gpu import GpuReading, gpu_reader
@@ -86,6 +90,20 @@ def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
     assert set(gpu_usage([]).values()) == {None}
 
 
-def test_without_a_gpu_there_is_no_reader():
+def without_nvml() -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+
+def test_without_a_gpu_there_is_no_reader(monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlInit", without_nvml)
+    monkeypatch.setattr(GPUtil, "getGPUs", lambda: [])
+    assert gpu_reader() is None
+
+
+def test_gputil_is_the_fallback_and_its_nan_is_missing(monkeypatch):
+    card = SimpleNamespace(name="a card", load=math.nan, memoryUsed=2.0)
+    monkeypatch.setattr(pynvml, "nvmlInit", without_nvml)
+    monkeypatch.setattr(GPUtil, "getGPUs", lambda: [card])
     reader = gpu_reader()
-    assert reader is None or reader.names
+    assert reader.names == ["a card"]
+    assert reader.read() == GpuReading(None, 2 << 20, None, None)
