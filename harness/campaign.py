@@ -8,24 +8,24 @@ import argparse
 import contextlib
 import random
 import signal
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.gpu import GpuReader, gpu_reader
 from harness.launch import Server, ServerFailedError, attached_server, running_server
-from harness.levels import Measurement, summarised
+from harness.levels import Measurement, Record, summarised
 from harness.load import Job, Load, load_process
 from harness.machine import machine_record
 from harness.responder import responder
-from harness.results import ModelAlone, Results, VariantResult, Verdict, save, verdict_of
+from harness.result_file import save
+from harness.results import Results, VariantResult, Verdict, verdict_of
 from harness.stats import compared, noise_floor
 from harness.suite import LoadLevel, Suite
 from harness.utilisation import Sampler
@@ -36,29 +36,16 @@ BETWEEN_LEVELS_S = 0.4
 CEILING_S = 1.0
 
 
-@dataclass
-class Record:
-    """What has been measured of one variant so far."""
-
-    measurements: dict[str, list[tuple[int, Measurement]]] = field(default_factory=lambda: defaultdict(list))
-    startups_s: list[float] = field(default_factory=list)
-    server: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-
-    def rates(self, level: str) -> dict[int, float]:
-        """Requests per second of right answers, by round."""
-        return {round_: measurement.load.requests_per_second for round_, measurement in self.measurements[level]}
-
-
 def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
     """Measure what the options ask for; saves after every turn; Ctrl-C returns what is done.
 
     Raises ServerFailedError if the server of --url does not answer.
     """
-    campaign = Campaign(suite, options, console)
-    console.print(campaign.plan())
-    with contextlib.suppress(KeyboardInterrupt), sigterm_as_interrupt(), load_process() as run_load:
-        campaign.measure(run_load)
+    with tempfile.TemporaryDirectory(prefix="compiled-") as compiled:
+        campaign = Campaign(suite, options, console, {"TORCHINDUCTOR_CACHE_DIR": compiled})
+        console.print(campaign.plan())
+        with contextlib.suppress(KeyboardInterrupt), sigterm_as_interrupt(), load_process() as run_load:
+            campaign.measure(run_load)
     results = campaign.results()
     if results.variants:
         save(results, campaign.path)
@@ -81,10 +68,16 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 class Campaign:
-    """A run in progress."""
+    """A run in progress.
 
-    def __init__(self, suite: Suite, options: argparse.Namespace, console: Console) -> None:
-        self.suite, self.options, self.console = suite, options, console
+    Its servers share the environment, which names a compiler cache that is empty at first: the first launch that
+    compiles pays for it, and the later ones show what it costs with the cache.
+    """
+
+    def __init__(
+        self, suite: Suite, options: argparse.Namespace, console: Console, environment: dict[str, str]
+    ) -> None:
+        self.suite, self.options, self.console, self.environment = suite, options, console, environment
         self.began, self.started_utc = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         self.gpu: GpuReader | None = gpu_reader()
         self.machine = machine_record(self.gpu.names if self.gpu else [])
@@ -92,7 +85,6 @@ class Campaign:
         self.levels = self.levels or [LoadLevel(concurrency, None) for concurrency in options.concurrency]
         self.records: dict[str, Record] = defaultdict(Record)
         self.ceilings: dict[str, float] = {}
-        self.alone: dict[str, ModelAlone] = {}
         self.complete = False
         self.attached = attached_server(options.url) if options.url else None
 
@@ -123,7 +115,7 @@ class Campaign:
         return (
             f"{self.suite.name}: {', '.join(dict.fromkeys(name for _, name in self.turns()))}\n"
             f"{self.options.rounds} round(s) of {kind} {', '.join(level.name for level in self.levels)}, "
-            f"{self.options.duration:g} s each; {self.suite.images_per_request} image(s) per request, "
+            f"{self.options.duration:g} s each; {self.suite.request}, "
             f"{len(self.suite.bodies)} different requests\n"
             f"machine: {self.machine['cpu']}, {self.machine['usable_cores']} usable cores, "
             f"{', '.join(self.machine['gpus']) or 'no GPU'}\n"
@@ -135,10 +127,10 @@ class Campaign:
         columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         # refreshed by hand between measurements: a progress bar that moves takes CPU from the server
         with Progress(*columns, console=self.console, auto_refresh=False) as progress:
-            task = progress.add_task("client ceiling", total=len(self.turns()) + 1)
+            task = progress.add_task("client and models", total=len(self.turns()) + 1)
             progress.refresh()
             self.measure_client(run_load)
-            self.measure_models()
+            self.prepare()
             for round_, name in self.turns():
                 progress.update(task, advance=1, description=f"round {round_ + 1}: {name}", refresh=True)
                 self.take_turn(round_, name, run_load)
@@ -152,15 +144,19 @@ class Campaign:
             for level in self.levels:
                 if level.rate is None:
                     load = run_load(
-                        Job(url, self.suite.bodies, level.concurrency, CEILING_S, 0.2, check=self.suite.check)
-                    )
+                        Job(
+                            url, self.suite.bodies, level.concurrency, CEILING_S, 0.2, check=self.suite.check,
+                            carries_output=self.suite.carries_output,
+                        )
+                    )  # fmt: skip
                     self.ceilings[level.name] = len(load.ended) / load.window_s
 
-    def measure_models(self) -> None:
-        """The models of all variants without a server."""
+    def prepare(self) -> None:
+        """What the suite measures without a server."""
         asked = {name for _, name in self.turns()}
         names = [variant.name for variant in self.suite.variants if variant.name in asked]
-        self.alone = self.suite.models_alone(names) if names else {}
+        if names:
+            self.suite.prepare(names)
 
     def take_turn(self, round_: int, name: str, run_load: Callable[..., Load]) -> None:
         """Launch a variant and measure every level; a failure is kept with its reason, and the run goes on."""
@@ -168,6 +164,7 @@ class Campaign:
         try:
             with self.server(name) as server:
                 record.server = server.info
+                record.figures.append(told_figures(server))
                 if server.startup_s is not None:
                     record.startups_s.append(server.startup_s)
                 for level in self.levels:
@@ -175,6 +172,9 @@ class Campaign:
                     record.measurements[level.name].append((round_, measurement))
                     if not measurement.load.right_in_window:
                         raise ServerFailedError(f"no right answer at level {level.name}{server.tail()}")
+            rate = None if self.attached else self.suite.in_process(self.script_of(name))
+            if rate is not None:
+                record.in_process[round_] = rate
         except ServerFailedError as error:
             record.error = str(error)
             self.console.print(f"[red]{name}[/red] failed: ", end="")
@@ -186,16 +186,21 @@ class Campaign:
         if self.attached:
             yield self.attached
             return
-        script = self.suite.variants[0].name if name == AGAIN else name
         flags = ("--accelerator", self.options.accelerator, "--api-servers", str(self.options.api_servers))
-        with running_server(f"{self.suite.package}.server_{script}", *flags) as server:
+        module = f"{self.suite.package}.server_{self.script_of(name)}"
+        with running_server(module, *flags, *self.suite.server_flags, environment=self.environment) as server:
             yield server
+
+    def script_of(self, name: str) -> str:
+        """The variant whose server takes this turn."""
+        return self.suite.variants[0].name if name == AGAIN else name
 
     def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[..., Load]) -> Measurement:
         """One level of one turn; the server's identity is checked before and after."""
         job = Job(
             server.url + self.suite.path, self.suite.bodies, level.concurrency or 1, self.options.duration,
-            self.options.warmup, level.rate, self.options.timeout, check=self.suite.check, seed=self.options.seed,
+            self.options.warmup, level.rate, self.options.timeout, self.suite.min_requests, self.suite.check,
+            self.suite.carries_output, self.options.seed,
         )  # fmt: skip
         warm = []  # the workers' totals when the warm-up is over: what they did before is not measured
         with Sampler(server.pid, server.stats(), self.gpu) as sampler:
@@ -223,24 +228,27 @@ class Campaign:
         )  # fmt: skip
 
     def variant_result(self, name: str, builds_on: str | None) -> VariantResult:
-        """The part of one variant; the baseline's second turns count for it too."""
-        records = [self.records[name]]
-        if name == self.suite.variants[0].name and AGAIN in self.records:
-            records.append(self.records[AGAIN])
+        """The part of one variant."""
+        together = {known: self.records_of(known) for known in self.records}
+        records = together[name]
         startups_s = [seconds for record in records for seconds in record.startups_s]
         levels = []
         for level in self.levels:
             measured = [measurement for record in records for _, measurement in record.measurements[level.name]]
             if measured:
-                levels.append(summarised(level.concurrency, level.rate, measured, self.suite.images_per_request))
-        return VariantResult(
-            builds_on=builds_on,
-            server=self.records[name].server,
-            startup_s=sum(startups_s) / len(startups_s) if startups_s else None,
-            error=next((record.error for record in records if record.error), None),
-            baseline_throughput=self.alone.get(name),
-            api_benchmarks=levels,
-        )
+                levels.append(self.suite.level(summarised(level.concurrency, level.rate, measured), measured))
+        common = {
+            "builds_on": builds_on,
+            "server": self.records[name].server,
+            "startup_s": sum(startups_s) / len(startups_s) if startups_s else None,
+            "error": next((record.error for record in records if record.error), None),
+        }
+        return self.suite.variant(name, common, levels, together)
+
+    def records_of(self, name: str) -> list[Record]:
+        """The records of a variant; the baseline's second turns count for it too."""
+        again = name == self.suite.variants[0].name and AGAIN in self.records
+        return [self.records[name], *([self.records[AGAIN]] if again else [])]
 
     def noise_floors(self) -> dict[str, float | None]:
         """Per level, what two launches of the baseline differ by."""
@@ -262,6 +270,12 @@ class Campaign:
         """One verdict."""
         new, old = paired(self.records[variant], self.records[against], level)
         return verdict_of(variant, against, level, compared(new, old, floors.get(level)))
+
+
+def told_figures(server: Server) -> dict[str, float]:
+    """What the first worker told about itself after setup."""
+    stats = server.stats()
+    return stats["workers"][0]["figures"] if stats else {}
 
 
 def paired(first: Record, second: Record, level: str) -> tuple[list[float], list[float]]:

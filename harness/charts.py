@@ -19,7 +19,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.results import Level, Results, UnusableResultsError, read
+from harness.result_file import UnusableResultsError, read
+from harness.results import Level, Results
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito, for every eye
 ROLE_COLOURS = {"http": "#0072B2", "queue": "#56B4E9", "workers": "#009E73", "client": "#E69F00"}
@@ -84,7 +85,7 @@ def beside(load: float, index: int) -> float:
 
 def load_axis(axes: Axes, results: Results) -> None:
     """Label the load axis and mark exactly the loads that were measured."""
-    loads = sorted({load_of(level) for variant in results.variants.values() for level in variant.api_benchmarks})
+    loads = sorted({load_of(level) for variant in results.variants.values() for level in variant.levels})
     axes.set_xscale("log", base=2)
     axes.set_xticks(loads, [f"{load:g}" for load in loads])
     axes.minorticks_off()
@@ -97,7 +98,7 @@ def load_axis(axes: Axes, results: Results) -> None:
 def plot_over_load(axes: Axes, results: Results, value: Callable[[Level], float | None]) -> None:
     """One line per variant, with a marker where the value is known."""
     for index, (name, variant) in enumerate(results.variants.items()):
-        points = [(beside(load_of(level), index), value(level)) for level in variant.api_benchmarks]
+        points = [(beside(load_of(level), index), value(level)) for level in variant.levels]
         points = [(x, y) for x, y in points if y is not None]
         if points:
             axes.plot(*zip(*points, strict=True), marker=MARKERS[index % 6], color=COLOURS[index % 6], label=name)
@@ -109,7 +110,7 @@ def throughput_figure(results: Results) -> Figure:
     figure, (axes,) = page(results, "Served throughput by variant", 1, 1, (9, 5.6))
     plot_over_load(axes, results, lambda level: level.requests_per_second.mean)
     for index, variant in enumerate(results.variants.values()):
-        for level in variant.api_benchmarks:
+        for level in variant.levels:
             if level.requests_per_second.ci95:
                 low, high = level.requests_per_second.ci95
                 axes.vlines(
@@ -126,7 +127,7 @@ def latency_figure(results: Results) -> Figure:
     figure, panels = page(results, "Latency of right answers by variant", 1, 3, (13, 5))
     for axes, percentile in zip(panels, ("p50", "p95", "p99"), strict=True):
         plot_over_load(axes, results, lambda level, name=percentile: level.latency_ms[name])
-        measured = sum(len(variant.api_benchmarks) for variant in results.variants.values())
+        measured = sum(len(variant.levels) for variant in results.variants.values())
         drawn = sum(len(line.get_xdata()) for line in axes.lines)
         axes.set_title(percentile if drawn == measured else f"{percentile} (no point: too few requests)", fontsize=10)
         axes.set_yscale("log")
@@ -161,10 +162,10 @@ def variant_figure(results: Results, name: str) -> Figure:
     variant = results.variants[name]
     figure, (alone, served, cpu, gpu) = page(results, f"{results.suite}: {name}", 2, 2, (12, 8.5))
     draw_model(alone, results, name)
-    if variant.api_benchmarks:
+    if variant.levels:
         draw_served(served, results, name)
-        draw_cpu(cpu, variant.api_benchmarks, results)
-        draw_gpu(gpu, variant.api_benchmarks, results)
+        draw_cpu(cpu, variant.levels, results)
+        draw_gpu(gpu, variant.levels, results)
     else:
         for axes in (served, cpu, gpu):
             note(axes, f"not measured: {(variant.error or 'no result').splitlines()[0][:90]}")
@@ -192,9 +193,9 @@ def draw_model(axes: Axes, results: Results, name: str) -> None:
 
 
 def draw_served(axes: Axes, results: Results, name: str) -> None:
-    levels = results.variants[name].api_benchmarks
+    levels = results.variants[name].levels
     loads = [load_of(level) for level in levels]
-    rates = [level.images_per_second or level.requests_per_second for level in levels]
+    rates = [level.output for level in levels]
     errors = [
         (0, 0) if rate.ci95 is None else (rate.mean - max(0, rate.ci95[0]), rate.ci95[1] - rate.mean) for rate in rates
     ]

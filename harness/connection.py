@@ -26,8 +26,10 @@ class Connection(asyncio.Protocol):
         self.index: int | None = None  # of the request in flight
         self.complete = False
         self.parts: list[bytes] = []
-        self.on_body = self.parts.append  # called by the parser
         self.parser = httptools.HttpResponseParser(self)
+
+    def on_body(self, part: bytes) -> None:  # called by the parser
+        self.parts.append(part)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -49,7 +51,7 @@ class Connection(asyncio.Protocol):
         if self.complete:
             self.answered()
 
-    def on_message_complete(self) -> None:
+    def on_message_complete(self) -> None:  # called by the parser
         self.complete = True
         self.keep_alive = self.parser.should_keep_alive()  # known only here: the parser forgets it afterwards
 
@@ -58,7 +60,7 @@ class Connection(asyncio.Protocol):
         now = time.monotonic()
         status = self.parser.get_status_code()
         answer = Answer(now, self.intended, self.sent, OK if status == 200 else HTTP_ERROR, status, self.index,
-                        self.parts[0] if len(self.parts) == 1 else b"".join(self.parts))  # fmt: skip
+                        self.parts[0] if len(self.parts) == 1 else b"".join(self.parts), self.arrivals())  # fmt: skip
         self.parts.clear()
         self.index, self.complete = None, False
         self.run.ended(answer)
@@ -67,10 +69,14 @@ class Connection(asyncio.Protocol):
         elif self.transport is not None:
             self.run.ready(self, now)
 
+    def arrivals(self) -> list[tuple[int, float]]:
+        """When the parts of the answer arrived; not kept where nobody asks."""
+        return []
+
     def fail(self, outcome: str) -> None:
         """Report the request in flight, if there is one, as failed, and give the connection up."""
         if self.index is not None:
-            self.run.ended(Answer(time.monotonic(), self.intended, self.sent, outcome, 0, self.index, b""))
+            self.run.ended(Answer(time.monotonic(), self.intended, self.sent, outcome, 0, self.index, b"", []))
             self.index = None
         if self.transport:
             self.transport.abort()
@@ -81,8 +87,36 @@ class Connection(asyncio.Protocol):
         self.run.lost(self)
 
 
+class StreamConnection(Connection):
+    """A connection that also notes when each part of an answer arrived."""
+
+    def __init__(self, run: "Run") -> None:
+        super().__init__(run)
+        self.received: list[tuple[int, float]] = []
+
+    def send(self, index: int, intended: float, sent: float) -> None:
+        self.size, self.received = 0, []
+        super().send(index, intended, sent)
+
+    def on_body(self, part: bytes) -> None:  # called by the parser
+        self.parts.append(part)
+        self.size += len(part)
+        self.received.append((self.size, time.monotonic()))
+
+    def arrivals(self) -> list[tuple[int, float]]:
+        return self.received
+
+
 class Answer(NamedTuple):
-    """How one request ended: when, when it was due and sent, as what, with which status and body, to which request."""
+    """How one request ended.
+
+    Attributes:
+        ended, intended, sent: moments, monotonic seconds.
+        outcome, status: one of OUTCOMES; the HTTP status, 0 without one.
+        index: of the request.
+        body: of the answer.
+        arrivals: (bytes so far, moment) of each part of the body, if it streams.
+    """
 
     ended: float
     intended: float
@@ -91,6 +125,7 @@ class Answer(NamedTuple):
     status: int
     index: int
     body: bytes
+    arrivals: list[tuple[int, float]]
 
 
 def wire_format(url: str, body: bytes) -> bytes:

@@ -1,13 +1,12 @@
 """From the measurements of all rounds to one row of the results, and the doubts about it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.load import Load
-from harness.measured import STAGES
-from harness.results import Client, Level, latency_ms, rate, request_counts
+from harness.results import Client, Rate, latency_ms, rate, request_counts
 from harness.stats import mean, relative_spread
 from harness.utilisation import ROLES, Usage
 
@@ -43,13 +42,38 @@ class Measurement:
         return [grown(old, new) for old, new in zip(self.before["workers"], self.after["workers"], strict=True)]
 
 
+@dataclass
+class Record:
+    """What has been measured of one variant so far.
+
+    Attributes:
+        measurements: (round, measurement) by load.
+        startups_s: of each launch.
+        figures: what the first worker of each launch told about itself (harness.measured.Counters).
+        in_process: requests per second without a server, by round.
+        server: what /info said.
+        error: why it could not be measured to the end.
+    """
+
+    measurements: dict[str, list[tuple[int, Measurement]]] = field(default_factory=lambda: defaultdict(list))
+    startups_s: list[float] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
+    in_process: dict[int, float] = field(default_factory=dict)
+    server: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def rates(self, level: str) -> dict[int, float]:
+        """Requests per second of right answers, by round."""
+        return {round_: measurement.load.requests_per_second for round_, measurement in self.measurements[level]}
+
+
 def grown(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The difference of two running totals of one worker."""
     sizes = {int(size): count - old["batch_sizes"].get(size, 0) for size, count in new["batch_sizes"].items()}
     return {
         "requests": new["requests"] - old["requests"],
         "batches": new["batches"] - old["batches"],
-        "spent_s": {stage: new["spent_s"][stage] - old["spent_s"][stage] for stage in STAGES},
+        "spent_s": {stage: spent - old["spent_s"][stage] for stage, spent in new["spent_s"].items()},
         "batch_sizes": {size: count for size, count in sizes.items() if count},
     }
 
@@ -59,10 +83,8 @@ def known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def summarised(
-    concurrency: int | None, offered: float | None, measured: list[Measurement], images_per_request: int
-) -> Level:
-    """The row of one load from its measurements, one per turn."""
+def summarised(concurrency: int | None, offered: float | None, measured: list[Measurement]) -> dict[str, Any]:
+    """What the row of one load says in every suite (the fields of Level), from its measurements, one per turn."""
     loads = [measurement.load for measurement in measured]
     usages = [measurement.usage for measurement in measured]
     workers = [worker for measurement in measured for worker in measurement.workers]
@@ -74,28 +96,36 @@ def summarised(
         statuses.update(load.statuses)
     for worker in workers:
         sizes.update(worker["batch_sizes"])
-    return Level(
-        concurrency=concurrency,
-        rate=offered,
-        requests_per_second=rate(rates),
-        images_per_second=rate([images_per_request * value for value in rates]),
-        latency_ms=latencies,
-        requests=request_counts(*loads),
-        http_statuses=dict(statuses),
-        accuracy=mean(known(quality for load in loads for quality in load.quality)),
-        cpu_percent=cpu_percent(loads, usages),
-        server_memory_bytes=max(known(usage.memory_bytes for usage in usages), default=None),
-        gpu_percent=mean(known(usage.gpu_percent for usage in usages)),
-        gpu_memory_bytes=max(known(usage.gpu_memory_bytes for usage in usages), default=None),
-        gpu_power_w=mean(known(usage.gpu_power_w for usage in usages)),
-        client=client(measured),
-        mean_in_flight=mean_in_flight(loads),
-        mean_batch_size=requests / batches if batches else None,
-        batch_sizes=dict(sorted(sizes.items())),
-        worker_shares=worker_shares(measured),
-        stages_ms=stages_ms(workers, latencies["mean"]),
-        warnings=warnings(concurrency, measured),
-    )
+    return {
+        "concurrency": concurrency,
+        "rate": offered,
+        "requests_per_second": rate(rates),
+        "latency_ms": latencies,
+        "requests": request_counts(*loads),
+        "http_statuses": dict(statuses),
+        "cpu_percent": cpu_percent(loads, usages),
+        "server_memory_bytes": max(known(usage.memory_bytes for usage in usages), default=None),
+        "gpu_percent": mean(known(usage.gpu_percent for usage in usages)),
+        "gpu_memory_bytes": max(known(usage.gpu_memory_bytes for usage in usages), default=None),
+        "gpu_power_w": mean(known(usage.gpu_power_w for usage in usages)),
+        "client": client(measured),
+        "mean_in_flight": mean_in_flight(loads),
+        "mean_batch_size": requests / batches if batches else None,
+        "batch_sizes": dict(sorted(sizes.items())),
+        "worker_shares": worker_shares(measured),
+        "stages_ms": stages_ms(workers, latencies["mean"]),
+        "warnings": warnings(concurrency, measured),
+    }
+
+
+def quality(measured: list[Measurement]) -> float | None:
+    """Mean of what the suite's check thinks of the answers."""
+    return mean(known(value for measurement in measured for value in measurement.load.quality))
+
+
+def output_rate(measured: list[Measurement], per_request: int) -> Rate:
+    """Right answers per second, times what one of them holds."""
+    return rate([per_request * measurement.load.requests_per_second for measurement in measured])
 
 
 def mean_in_flight(loads: list[Load]) -> float | None:
@@ -142,7 +172,9 @@ def stages_ms(workers: list[dict[str, Any]], latency: float | None) -> dict[str,
     requests = sum(worker["requests"] for worker in workers)
     if not requests or latency is None:
         return None
-    spent = {stage: 1000 * sum(worker["spent_s"][stage] for worker in workers) / requests for stage in STAGES}
+    spent = {
+        stage: 1000 * sum(worker["spent_s"][stage] for worker in workers) / requests for stage in workers[0]["spent_s"]
+    }
     return {"floor": None, **spent, "unexplained": latency - sum(spent.values())}
 
 

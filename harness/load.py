@@ -40,6 +40,7 @@ class Job:
         rate: requests per second to start, whatever the server does (Poisson arrivals); None for a closed loop.
         timeout_s: a request that takes longer counts as timed out.
         min_requests: a closed loop measures up to four times as long until so many have ended.
+        carries_output: for answers that stream: whether a server-sent event is output, such as a token.
         check: body of an answer and index of its request to (is right, quality from 0 to 1); None to trust the status.
         seed: of the order of bodies and the arrival times.
     """
@@ -52,7 +53,8 @@ class Job:
     rate: float | None = None
     timeout_s: float = 30.0
     min_requests: int = 11
-    check: Callable[[bytes, int], tuple[bool, float]] | None = None
+    check: Callable[[bytes, int], tuple[bool, float | None]] | None = None
+    carries_output: Callable[[bytes], bool] | None = None
     seed: int = 0
 
     @property
@@ -79,6 +81,8 @@ class Load:
         statuses: how often each HTTP error status came.
         right_in_window: right answers that ended inside the window.
         client_cpu_s: CPU seconds of the load generator's process during the window.
+        first_s: answers that stream: from the intended send to the first output; None if none came.
+        gaps_s: answers that stream: between one output and the next, per request.
         late_s: open loop: by how much each request was sent later than intended.
     """
 
@@ -92,6 +96,8 @@ class Load:
     statuses: dict[int, int] = field(default_factory=dict)
     right_in_window: int = 0
     client_cpu_s: float = math.nan
+    first_s: list[float | None] = field(default_factory=list)
+    gaps_s: list[list[float]] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
 
     @property
@@ -106,7 +112,11 @@ class Load:
     @property
     def right_latency_s(self) -> list[float]:
         """Latencies of the right answers."""
-        return [seconds for seconds, outcome in zip(self.latency_s, self.outcome, strict=True) if outcome == OK]
+        return self.of_right(self.latency_s)
+
+    def of_right(self, values: list) -> list:
+        """Those of the values, one per request, that belong to right answers."""
+        return [value for value, outcome in zip(values, self.outcome, strict=True) if outcome == OK]
 
 
 def run_job(job: Job) -> Load:

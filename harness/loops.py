@@ -10,7 +10,8 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness.connection import Answer, Connection, wire_format
+from harness.connection import Answer, Connection, StreamConnection, wire_format
+from harness.events import events
 from harness.load import CONNECTION_ERROR, HTTP_ERROR, OK, TIMEOUT, WRONG_ANSWER, Job, Load
 
 MOST_CONNECTIONS = 1024  # open loop: requests due beyond this wait for a connection, and their latency tells
@@ -31,6 +32,7 @@ class Run:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task] = set()
         self.target = urlsplit(job.url)
+        self.connection_type = StreamConnection if job.carries_output else Connection
         self.wire = [wire_format(job.url, body) for body in job.bodies]
         self.indices = shuffled_cycle(len(job.bodies), job.seed)
 
@@ -70,7 +72,9 @@ class Run:
         while True:
             began = time.monotonic()
             try:
-                opening = loop.create_connection(lambda: Connection(self), self.target.hostname, self.target.port or 80)
+                opening = loop.create_connection(
+                    lambda: self.connection_type(self), self.target.hostname, self.target.port or 80
+                )
                 _, connection = await asyncio.wait_for(opening, self.job.timeout_s)
             except (OSError, TimeoutError):
                 self.refused(began)
@@ -82,7 +86,7 @@ class Run:
 
     def refused(self, began: float) -> None:
         """A connection could not be opened: a request that would have been sent has failed."""
-        self.ended(Answer(time.monotonic(), began, began, CONNECTION_ERROR, 0, 0, b""))
+        self.ended(Answer(time.monotonic(), began, began, CONNECTION_ERROR, 0, 0, b"", []))
 
     def ready(self, connection: Connection, now: float) -> None:
         """A connection can carry a request."""
@@ -158,6 +162,10 @@ class Run:
             load.service_s.append(answer.ended - answer.sent)
             load.outcome.append(outcome)
             load.quality.append(quality)
+            if self.job.carries_output:
+                outputs = [at for at, event in events(answer.body, answer.arrivals) if self.job.carries_output(event)]
+                load.first_s.append(outputs[0] - answer.intended if outputs else None)
+                load.gaps_s.append([after - before for before, after in itertools.pairwise(outputs)])
         right = [ended for ended, outcome in zip(load.ended, load.outcome, strict=True) if outcome == OK]
         load.right_in_window = sum(load.opened <= ended <= load.closed for ended in right)
         return load
@@ -220,7 +228,7 @@ class OpenLoopRun(Run):
 
     def refused(self, began: float) -> None:
         if self.due:
-            self.ended(Answer(time.monotonic(), self.due.popleft(), began, CONNECTION_ERROR, 0, 0, b""))
+            self.ended(Answer(time.monotonic(), self.due.popleft(), began, CONNECTION_ERROR, 0, 0, b"", []))
 
     def lost(self, connection: Connection) -> None:
         self.connections.discard(connection)  # dispatch opens another when one is needed
@@ -236,7 +244,7 @@ class OpenLoopRun(Run):
             self.cpu_at_closing = time.process_time()
         if now - self.started > self.job.limit_s:
             for intended in filter(self.counts, self.due):
-                self.answers.append(Answer(now, intended, now, TIMEOUT, 0, 0, b""))
+                self.answers.append(Answer(now, intended, now, TIMEOUT, 0, 0, b"", []))
             self.pending = 0
         if now >= self.closes_at and self.pending == 0:
             if math.isnan(self.opened):

@@ -5,83 +5,22 @@ It also keeps requests apart: a request whose decoding fails gets its own 4xx an
 """
 
 import logging
-import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
-from ctypes import Array, c_double, c_long
 from typing import Any
 
 import litserve
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from litserve.loops.simple_loops import BatchedLoop, SingleLoop
+from litserve.loops.streaming_loops import StreamingLoop
 
+from harness.counters import Counters
 from harness.family import die_with_parent
 
-STAGES = ("waiting", "decode", "collate", "predict", "encode")
 logger = logging.getLogger("litserve.measured")
-
-
-class Counters:
-    """Running totals of every worker, in memory that the workers write and the HTTP processes read.
-
-    A row holds the worker's pid, requests, rejected requests, batches, then for each stage the seconds the worker was
-    busy with it and the seconds requests spent in it (a request waits for its whole batch), then how many batches of
-    each size were formed. Only its own worker writes a row, so no lock is needed; readers may see one batch that is not
-    yet added to all cells.
-    """
-
-    FIXED = 4 + 2 * len(STAGES)
-
-    def __init__(self, workers: int, max_batch_size: int, api_servers: int = 1) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.width = self.FIXED + max_batch_size + 1
-        self.cells: Array[c_double] = context.RawArray(c_double, workers * self.width)
-        self.http_pids: Array[c_long] = context.RawArray(c_long, api_servers)
-
-    def row(self, worker: int) -> "Row":
-        """The row of one worker, for that worker to write."""
-        return Row(self.cells, worker * self.width)
-
-    def http_process_started(self) -> None:
-        """Note the pid of this HTTP process."""
-        self.http_pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
-
-    def snapshot(self) -> dict[str, Any]:
-        """http_pids, and per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, batch_sizes."""
-        rows = [self.cells[start : start + self.width] for start in range(0, len(self.cells), self.width)]
-        return {"http_pids": list(self.http_pids), "workers": [self.described(row) for row in rows]}
-
-    def described(self, row: list[float]) -> dict[str, Any]:
-        pid, requests, rejected, batches = (int(cell) for cell in row[:4])
-        sizes = row[self.FIXED :]
-        return {
-            "pid": pid, "requests": requests, "rejected": rejected, "batches": batches,
-            "busy_s": dict(zip(STAGES, row[4 : self.FIXED : 2], strict=True)),
-            "spent_s": dict(zip(STAGES, row[5 : self.FIXED : 2], strict=True)),
-            "batch_sizes": {size: int(count) for size, count in enumerate(sizes) if count},
-        }  # fmt: skip
-
-
-class Row:
-    """The cells of one worker."""
-
-    def __init__(self, cells: "Array[c_double]", start: int) -> None:
-        self.cells, self.start = cells, start
-        cells[start] = os.getpid()
-
-    def batch_done(self, size: int, rejected: int, busy_s: dict[str, float], waited_s: float) -> None:
-        """Add one batch: size, rejected requests, seconds of each stage, summed waiting of its requests."""
-        cells, start = self.cells, self.start
-        cells[start + 1] += size
-        cells[start + 2] += rejected
-        cells[start + 3] += 1
-        cells[start + 5] += waited_s
-        for offset, stage in enumerate(STAGES[1:], start=1):
-            cells[start + 4 + 2 * offset] += busy_s[stage]
-            cells[start + 5 + 2 * offset] += busy_s[stage] * size
-        cells[start + Counters.FIXED + size] += 1
 
 
 class ArrivalQueue:
@@ -103,7 +42,7 @@ class ArrivalQueue:
 
 
 class ClockedLoop:
-    """Either of LitServe's own loops, its request queue replaced by one that notes arrivals."""
+    """One of LitServe's own loops, its request queue replaced by one that notes arrivals."""
 
     def __call__(self, lit_api: "MeasuredAPI", device: str, worker_id: int, request_queue: Any, *rest: Any) -> None:
         super().__call__(lit_api, device, worker_id, ArrivalQueue(request_queue, lit_api.arrivals), *rest)
@@ -115,6 +54,10 @@ class ClockedSingleLoop(ClockedLoop, SingleLoop):
 
 class ClockedBatchedLoop(ClockedLoop, BatchedLoop):
     """LitServe's loop for batches."""
+
+
+class ClockedStreamingLoop(ClockedLoop, StreamingLoop):
+    """LitServe's loop for one request at a time, its answer sent piece by piece."""
 
 
 class Stage:
@@ -141,29 +84,34 @@ class MeasuredAPI(litserve.LitAPI):
     """
 
     loop_type: type = ClockedSingleLoop
+    stages: tuple[str, ...] = ("decode", "collate", "predict", "encode")
 
     def __init__(self, api: litserve.LitAPI, counters: Counters) -> None:
-        super().__init__(max_batch_size=api.max_batch_size, batch_timeout=api.batch_timeout, loop=self.loop_type())
+        super().__init__(
+            max_batch_size=api.max_batch_size, batch_timeout=api.batch_timeout, loop=self.loop_type(), spec=api.spec
+        )
         self.api, self.counters = api, counters
         self.arrivals: list[float] = []
         self.decoding = False
 
     def pre_setup(self, spec: Any = None) -> None:
         super().pre_setup(spec)
-        self.api.pre_setup(spec)
+        if not self.spec:  # a spec has looked at this object and would register its paths a second time
+            self.api.pre_setup()
 
     def setup(self, device: str) -> None:
         die_with_parent()
         self.api.setup(device)
         self.row = self.counters.row(int(os.environ["LITSERVE_WORKER_ID"]))
+        self.row.set_up({name: getattr(self.api, name) for name in self.counters.figures})
 
     def begin_batch(self) -> None:
         """Start the clocks of the batch whose requests LitServe has just taken from its queue."""
         now = time.monotonic()  # the clock that LitServe stamps arrivals with
         self.waited_s = now * len(self.arrivals) - sum(self.arrivals)
         self.arrivals.clear()
-        self.busy_s = dict.fromkeys(STAGES, 0.0)
-        self.stage = {name: Stage(self.busy_s, name) for name in STAGES}
+        self.busy_s = dict.fromkeys(self.stages, 0.0)
+        self.stage = {name: Stage(self.busy_s, name) for name in self.stages}
         self.size = self.rejected = self.answered = 0
         self.decoding = True
 
@@ -222,6 +170,47 @@ class MeasuredBatchAPI(MeasuredAPI):
             return [item if isinstance(item, HTTPException) else next(outputs) for item in self.items]
 
 
+class MeasuredStreamAPI(MeasuredAPI):
+    """A LitAPI that streams answers to one request at a time, measured; its `predict` yields one token at a time.
+
+    A refused request needs no care here: nobody shares its batch, and LitServe passes an HTTPException on.
+    """
+
+    loop_type = ClockedStreamingLoop
+    stages = ("tokenise", "prefill", "decode_steps", "send")
+
+    def decode_request(self, request: dict) -> Any:
+        self.begin_batch()
+        try:
+            with self.stage["tokenise"]:
+                return self.api.decode_request(request)
+        except HTTPException:
+            self.row.batch_done(1, 1, self.busy_s, self.waited_s)
+            raise
+
+    def predict(self, prompt: Any) -> Iterator[Any]:
+        tokens, stage = self.api.predict(prompt), "prefill"
+        try:
+            while True:
+                with self.stage[stage]:
+                    token = next(tokens, None)
+                if token is None:
+                    return
+                yield token
+                stage = "decode_steps"
+        finally:
+            tokens.close()
+
+    def encode_response(self, outputs: Iterator[Any]) -> Iterator[Any]:
+        """All the time that is not spent on tokens is spent on turning them into text and sending it."""
+        began = time.perf_counter()
+        try:
+            yield from self.api.encode_response(outputs)
+        finally:
+            self.busy_s["send"] = time.perf_counter() - began - self.busy_s["prefill"] - self.busy_s["decode_steps"]
+            self.row.batch_done(1, 0, self.busy_s, self.waited_s)
+
+
 def settled(item: Any) -> Any:
     """The item, once it is known to be good: a Future that has a result, or the HTTPException that is the answer."""
     error = item.exception() if isinstance(item, Future) else None  # waits for the Future
@@ -236,6 +225,8 @@ def http_error(error: BaseException) -> HTTPException:
     return HTTPException(500, "the server failed to decode this request")
 
 
-def measured(api: litserve.LitAPI, counters: Counters) -> MeasuredAPI:
-    """`api`, measured; in the form that LitServe calls it in."""
-    return (MeasuredBatchAPI if api.max_batch_size > 1 else MeasuredAPI)(api, counters)
+def measured(api: litserve.LitAPI, workers: int, api_servers: int) -> tuple[MeasuredAPI, Counters]:
+    """`api`, measured, in the form that LitServe calls it in; and where its totals are kept."""
+    wrapper = MeasuredStreamAPI if api.stream else MeasuredBatchAPI if api.max_batch_size > 1 else MeasuredAPI
+    counters = Counters(workers, api.max_batch_size, wrapper.stages, getattr(api, "figures", ()), api_servers)
+    return wrapper(api, counters), counters

@@ -10,8 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-from harness.report import headings, number, row
-from harness.results import Results, UnusableResultsError, read
+from harness.report import about_models, headings, number, row
+from harness.result_file import UnusableResultsError, read
+from harness.results import Results
 
 BLOCK = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -38,10 +39,12 @@ def tables(results: Results) -> str:
         *(
             f"| {name}{' (!)' if level.warnings else ''} | {' | '.join(row(level))} |"
             for name, variant in results.variants.items()
-            for level in variant.api_benchmarks
+            for level in variant.levels
         ),
         "",
         doubts(results),
+        "",
+        *(f"- {line}" for line in about_models(results)),
         "",
         "| compared | at | verdict |",
         "|---|--:|---|",
@@ -58,7 +61,7 @@ def tables(results: Results) -> str:
 
 def doubts(results: Results) -> str:
     """How many rows carry a warning, and where it is to be read."""
-    rows = [level for variant in results.variants.values() for level in variant.api_benchmarks]
+    rows = [level for variant in results.variants.values() for level in variant.levels]
     flagged = sum(bool(level.warnings) for level in rows)
     return f"(!) {flagged} of {len(rows)} rows carry a warning, told on the console and under `warnings` in the file."
 

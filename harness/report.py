@@ -12,7 +12,7 @@ from rich.table import Table
 from harness.campaign import run
 from harness.charts import draw
 from harness.launch import ServerFailedError, attached_server
-from harness.results import Level, Results
+from harness.results import Level, Rate, Results, TokenLevel, TokenVariant
 from harness.suite import Suite
 
 FAILED, REFUSED, STOPPED = 1, 2, 130
@@ -59,11 +59,6 @@ def refused(reason: str) -> int:
     return REFUSED
 
 
-def levels(results: Results, name: str) -> list[Level]:
-    """The rows of one variant."""
-    return results.variants[name].api_benchmarks
-
-
 def print_results(results: Results, console: Console) -> None:
     """One table of rows, then verdicts, noise and doubts."""
     table = Table(title=f"{results.suite}: 95 % intervals over rounds; CPU in percent of one core")
@@ -71,15 +66,52 @@ def print_results(results: Results, console: Console) -> None:
     for heading in headings(results):
         table.add_column(heading, justify="right")
     for name in results.variants:
-        for level in levels(results, name):
+        for level in results.variants[name].levels:
             table.add_row(name, *row(level))
         table.add_section()
     console.print(table)
+    for line in about_models(results):
+        console.print(line, markup=False)
     print_verdicts(results, console)
     for name in results.variants:
-        for level in levels(results, name):
+        for level in results.variants[name].levels:
             for warning in level.warnings:
                 console.print(f"! {name} at {level.name}: {warning}", markup=False, style="yellow")
+
+
+def about_models(results: Results) -> list[str]:
+    """What the run found about each language model besides its rows; nothing for other suites."""
+    told = [
+        f"{name}: {sentence}"
+        for name, variant in results.variants.items()
+        if isinstance(variant, TokenVariant) and (sentence := about_model(variant))
+    ]
+    if results.settings.get("weights") == "random":
+        told.append("RANDOM WEIGHTS: the speed of this shape is real, its text is noise")
+    return told
+
+
+def about_model(variant: TokenVariant) -> str:
+    """Ceilings, memory, fidelity and compiling of one variant."""
+    parts = []
+    if variant.efficiency_percent is not None:
+        parts.append(
+            f"{variant.efficiency_percent:.0f} % of the {variant.theoretical_max_tokens_per_sec:.0f} tokens/s that "
+            "memory bandwidth allows"
+        )
+    if variant.served_share_percent is not None:
+        parts.append(f"{variant.served_share_percent:.0f} % of the same model without a server")
+    if variant.model_bytes is not None:
+        parts.append(f"{variant.model_bytes / 1e6:.0f} MB of weights")
+    if variant.kl_divergence is not None:
+        parts.append(f"{variant.kl_divergence:.2g} nats from the baseline's distribution")
+    if variant.compile_s is not None:
+        after = variant.compile_earned_back_requests
+        parts.append(
+            f"{variant.compile_s:.0f} s to compile, "
+            + ("not earned back" if after is None else f"earned back after {after:,} requests")
+        )
+    return ", ".join(parts)
 
 
 def print_verdicts(results: Results, console: Console) -> None:
@@ -98,23 +130,46 @@ def print_verdicts(results: Results, console: Console) -> None:
 def headings(results: Results) -> tuple[str, ...]:
     """What the cells of `row` are."""
     offered = "offered" if results.settings.get("rate") else "in flight"
-    return offered, "right answers/s [95 %]", "p50 ms", "p99 ms", "right", "batch", "server CPU %"
+    if results.suite == "mnist":
+        return offered, "right answers/s [95 %]", "p50 ms", "p99 ms", "right", "batch", "server CPU %"
+    return (
+        offered, "output tokens/s [95 %]", "first token ms", "gap p50 ms", "gap p99 ms", "right", "as baseline",
+        "server CPU %",
+    )  # fmt: skip
 
 
 def row(level: Level) -> list[str]:
     """The cells of one row; a dash where there is nothing to say."""
-    rate = level.requests_per_second
-    interval = "" if rate.ci95 is None else f" [{rate.ci95[0]:,.0f}, {rate.ci95[1]:,.0f}]"
-    sent = level.requests["sent"]
-    return [
-        level.name,
-        f"{rate.mean:,.0f}{interval}",
-        number(level.latency_ms["p50"], ".1f"),
-        number(level.latency_ms["p99"], ".1f"),
-        f"{100 * level.requests['ok'] / sent:.1f}%" if sent else "–",
-        number(level.mean_batch_size, ".1f"),
-        number(level.cpu_percent["server"], ".0f"),
-    ]
+    if isinstance(level, TokenLevel):
+        own = [
+            number(level.time_to_first_token_ms["p50"] or level.time_to_first_token_ms["mean"], ".0f"),
+            number(level.inter_token_latency_ms["p50"], ".1f"), number(level.inter_token_latency_ms["p99"], ".1f"),
+            right(level), share(level.token_agreement),
+        ]  # fmt: skip
+    else:
+        own = [
+            number(level.latency_ms["p50"], ".1f"), number(level.latency_ms["p99"], ".1f"), right(level),
+            number(level.mean_batch_size, ".1f"),
+        ]  # fmt: skip
+    produced = level.output if isinstance(level, TokenLevel) else level.requests_per_second
+    return [level.name, rate_text(produced), *own, number(level.cpu_percent["server"], ".0f")]
+
+
+def rate_text(rate: Rate) -> str:
+    """Mean and interval; small rates with a decimal."""
+    form = ",.0f" if rate.mean >= 100 else ".1f"
+    interval = "" if rate.ci95 is None else f" [{rate.ci95[0]:{form}}, {rate.ci95[1]:{form}}]"
+    return f"{rate.mean:{form}}{interval}"
+
+
+def right(level: Level) -> str:
+    """Share of the requests that were answered rightly."""
+    return share(level.requests["ok"] / level.requests["sent"] if level.requests["sent"] else None)
+
+
+def share(value: float | None) -> str:
+    """A share in percent."""
+    return "–" if value is None else f"{100 * value:.1f}%"
 
 
 def number(value: float | None, form: str) -> str:

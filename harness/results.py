@@ -1,17 +1,13 @@
-"""What a run found, as data: documented dataclasses, benchmark_results.json and back, never half a file.
+"""What a run found, as data: the documented dataclasses that benchmark_results.json holds.
 
 Units are in the names. What could not be measured is None, never 0 or -1.
 """
 
-import json
-import os
-import tempfile
 from collections import Counter
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from harness.load import OUTCOMES, Load
@@ -54,19 +50,17 @@ class Client:
     mean_send_delay_ms: float | None = None
 
 
-@dataclass(frozen=True, config=FINITE)
+@dataclass(frozen=True, config=FINITE, kw_only=True)
 class Level:
-    """One variant at one load, all rounds together.
+    """One variant at one load, all rounds together; what all suites have in common.
 
     Attributes:
         concurrency: requests in flight (closed loop); None in an open loop.
         rate: requests per second offered (open loop); None in a closed loop.
         requests_per_second: right answers per second.
-        images_per_second: the same times the images in a request (MNIST).
         latency_ms: mean and percentiles over the right answers of all rounds; a percentile is None if too few back it.
         requests: sent, and how they ended.
         http_statuses: how often each HTTP error status came.
-        accuracy: share of answered images whose digit is the label (MNIST).
         cpu_percent: machine, server, client, stolen, and the server's http, queue, workers; percent of one core.
         server_memory_bytes: largest proportional set size of the server's process tree in any round.
         gpu_percent, gpu_memory_bytes, gpu_power_w: share of time with any kernel running, memory in use, power.
@@ -82,11 +76,9 @@ class Level:
     concurrency: int | None
     rate: float | None
     requests_per_second: Rate
-    images_per_second: Rate | None
     latency_ms: dict[str, float | None]
     requests: dict[str, int]
     http_statuses: dict[str, int]
-    accuracy: float | None
     cpu_percent: dict[str, float | None]
     server_memory_bytes: int | None
     gpu_percent: float | None
@@ -106,6 +98,46 @@ class Level:
         return load_name(self.concurrency, self.rate)
 
 
+@dataclass(frozen=True, config=FINITE, kw_only=True)
+class ImageLevel(Level):
+    """One variant at one load, serving images.
+
+    Attributes:
+        images_per_second: right answers per second times the images in a request.
+        accuracy: share of answered images whose digit is the label.
+    """
+
+    images_per_second: Rate
+    accuracy: float | None
+
+    @property
+    def output(self) -> Rate:
+        """What is produced per second."""
+        return self.images_per_second
+
+
+@dataclass(frozen=True, config=FINITE, kw_only=True)
+class TokenLevel(Level):
+    """One variant at one load, generating tokens.
+
+    Attributes:
+        output_tokens_per_second: right answers per second times the tokens in an answer; all requests together.
+        time_to_first_token_ms: from the intended send to the first token, prefill and queue included.
+        inter_token_latency_ms: from one token to the next, over all tokens of all right answers.
+        token_agreement: share of tokens equal to the baseline model's greedy output before the first that differs.
+    """
+
+    output_tokens_per_second: Rate
+    time_to_first_token_ms: dict[str, float | None]
+    inter_token_latency_ms: dict[str, float | None]
+    token_agreement: float | None
+
+    @property
+    def output(self) -> Rate:
+        """What is produced per second."""
+        return self.output_tokens_per_second
+
+
 @dataclass(frozen=True, config=FINITE)
 class ModelAlone:
     """The model without any server, at the variant's own precision: images per second by batch size."""
@@ -114,25 +146,82 @@ class ModelAlone:
     images_per_second: list[float]
 
 
-@dataclass(frozen=True, config=FINITE)
+@dataclass(frozen=True, config=FINITE, kw_only=True)
 class VariantResult:
-    """One variant.
+    """One variant; what all suites have in common.
 
     Attributes:
         builds_on: the variant whose difference it is; None for the baseline.
         server: what its /info said.
         startup_s: from launch to ready, mean over rounds; None if it was not launched or never came up.
         error: None, or why it could not be measured to the end, with the last lines of its log.
-        baseline_throughput: the model alone (MNIST).
-        api_benchmarks: one entry per load, in order.
     """
 
     builds_on: str | None
     server: dict[str, Any]
     startup_s: float | None
     error: str | None
+
+
+@dataclass(frozen=True, config=FINITE, kw_only=True)
+class ImageVariant(VariantResult):
+    """One variant that serves images.
+
+    Attributes:
+        baseline_throughput: the model alone; None if it was not measured.
+        api_benchmarks: one entry per load, in order.
+    """
+
     baseline_throughput: ModelAlone | None
-    api_benchmarks: list[Level]
+    api_benchmarks: list[ImageLevel]
+
+    @property
+    def levels(self) -> list[ImageLevel]:
+        """One entry per load."""
+        return self.api_benchmarks
+
+
+@dataclass(frozen=True, config=FINITE, kw_only=True)
+class TokenVariant(VariantResult):
+    """One variant that generates tokens; rates and shares of it are those of one request at a time.
+
+    Attributes:
+        avg_tokens_per_sec, std_dev: served output tokens per second, mean and standard deviation over rounds.
+        theoretical_max_tokens_per_sec: memory bandwidth over bytes_per_token: what no single stream can pass.
+        efficiency_percent: avg_tokens_per_sec as a share of that.
+        memory_bandwidth_bytes_per_s: the most this device read, measured in the same run.
+        bytes_per_token: weights and key-value cache that one decoding step has to read.
+        in_process_tokens_per_second: the same generation without a server, measured in the same turns.
+        served_share_percent: served rate over that one, mean over rounds: 100 would be serving for nothing.
+        model_bytes: weights and buffers in the memory of the worker.
+        load_s: reading the weights, mean over launches.
+        compile_s: first launch of the run, with an empty compiler cache; None if nothing is compiled.
+        compile_cached_s: later launches, mean.
+        compile_earned_back_requests: requests after which the faster answers have made up for compile_s; None if never.
+        kl_divergence: mean Kullback-Leibler divergence, in nats, of the next-token distribution from the baseline's.
+        generation: one entry per load, in order.
+    """
+
+    avg_tokens_per_sec: float | None
+    std_dev: float | None
+    theoretical_max_tokens_per_sec: float | None
+    efficiency_percent: float | None
+    memory_bandwidth_bytes_per_s: float | None
+    bytes_per_token: int | None
+    in_process_tokens_per_second: Rate | None
+    served_share_percent: float | None
+    model_bytes: int | None
+    load_s: float | None
+    compile_s: float | None
+    compile_cached_s: float | None
+    compile_earned_back_requests: int | None
+    kl_divergence: float | None
+    generation: list[TokenLevel]
+
+    @property
+    def levels(self) -> list[TokenLevel]:
+        """One entry per load."""
+        return self.generation
 
 
 @dataclass(frozen=True, config=FINITE)
@@ -165,7 +254,7 @@ class Results:
     machine: dict[str, Any]
     settings: dict[str, Any]
     noise_floor_percent: dict[str, float | None]
-    variants: dict[str, VariantResult]
+    variants: dict[str, ImageVariant | TokenVariant]
     verdicts: list[Verdict]
     schema_version: int = SCHEMA_VERSION
 
@@ -173,10 +262,6 @@ class Results:
 def load_name(concurrency: int | None, offered: float | None) -> str:
     """ "8" for eight requests in flight, "100/s" for a hundred offered per second."""
     return str(concurrency) if offered is None else f"{offered:g}/s"
-
-
-class UnusableResultsError(Exception):
-    """A file is no result of this project, or of another schema; the message says which."""
 
 
 def rate(values: list[float]) -> Rate:
@@ -202,40 +287,3 @@ def verdict_of(variant: str, against: str, level: str, comparison: Comparison) -
         variant, against, level, comparison.percent, comparison.ci95, comparison.rounds, comparison.verdict,
         comparison.text,
     )  # fmt: skip
-
-
-def save(results: Results, path: Path) -> None:
-    """Write the file whole or not at all.
-
-    Raises OSError if the folder cannot be written, ValueError if a number is not finite.
-    """
-    text = json.dumps(TypeAdapter(Results).dump_python(results), indent=2, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            file.write(text + "\n")
-            file.flush()
-            os.chmod(file.name, 0o644)  # noqa: PTH101 - a temporary file is private; the result is for everybody
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def read(path: Path) -> Results:
-    """The results in a file; UnusableResultsError with one sentence if it holds none of this schema."""
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UnusableResultsError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UnusableResultsError(f"{path} is not valid JSON: {error}") from error
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != SCHEMA_VERSION:
-        raise UnusableResultsError(f"{path} has schema version {found}; this program reads {SCHEMA_VERSION}")
-    try:
-        return TypeAdapter(Results).validate_python(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UnusableResultsError(f"{path} does not fit the schema at {where}: {first['msg']}") from error

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import litserve
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from harness.counters import Counters
 from harness.family import die_with_parent
 from harness.machine import usable_cores
-from harness.measured import Counters, measured
+from harness.measured import measured
 
 MAX_BODY_BYTES = 32 << 20
 MAX_IN_FLIGHT = 1024  # requests inside the server; more are answered 503, for LitServe's own queues have no end
@@ -31,7 +34,8 @@ def serve(api: litserve.LitAPI, *, workers_per_device: int = 1, max_in_flight: i
     """Serve `api` with LitServe until SIGINT or SIGTERM.
 
     Args:
-        api: the LitAPI, as a script of its own would hand it to LitServer.
+        api: the LitAPI, as a script of its own would hand it to LitServer. It may have flags of its own
+            (`add_flags(parser)`), and use them (`configure(options)`, which returns what /info is to tell of them).
         workers_per_device: worker processes; CPU threads are shared out among them.
         max_in_flight: requests that may be inside one HTTP process before it answers 503.
     """
@@ -71,6 +75,8 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
                         help="HTTP processes (default: %(default)s; LitServe would start one per worker)")  # fmt: skip
     parser.add_argument("--run-id", default=uuid.uuid4().hex,
                         help="a name that /info repeats, so that a client knows whom it measures")  # fmt: skip
+    if hasattr(api, "add_flags"):
+        api.add_flags(parser)
     return parser
 
 
@@ -103,20 +109,23 @@ def litserver(
     api: litserve.LitAPI, options: argparse.Namespace, workers: int, max_in_flight: int
 ) -> litserve.LitServer:
     """The LitServer around `api`, with /info, /stats, a body limit, an overload limit and one-sentence errors."""
-    counters = Counters(workers, api.max_batch_size, options.api_servers)
     metadata = {
         "variant": variant_of(api), "run_id": options.run_id, "accelerator": accelerator(options.accelerator),
         "workers_per_device": workers, "api_servers": options.api_servers,
         "max_batch_size": api.max_batch_size, "batch_timeout_s": api.batch_timeout,
     }  # fmt: skip
+    if hasattr(api, "configure"):
+        metadata |= api.configure(options)
+    refusal = getattr(api.spec, "refusal", detail)
+    wrapped, counters = measured(api, workers, options.api_servers)
     server = litserve.LitServer(
-        measured(api, counters), accelerator=metadata["accelerator"], devices=1, workers_per_device=workers,
+        wrapped, accelerator=metadata["accelerator"], devices=1, workers_per_device=workers,
         timeout=QUEUE_TIMEOUT_S, model_metadata=metadata, max_payload_size=MAX_BODY_BYTES,
-        middlewares=[(InFlightLimit, {"limit": max_in_flight, "counters": counters})],
+        middlewares=[(InFlightLimit, {"limit": max_in_flight, "counters": counters, "refusal": refusal})],
     )  # fmt: skip
     server.uvicorn_graceful_timeout = 3
     server.app.add_api_route("/stats", lambda: {"run_id": options.run_id, **counters.snapshot()})
-    explain_refusals(server.app)
+    explain_refusals(server.app, refusal)
     return server
 
 
@@ -131,26 +140,41 @@ def accelerator(asked: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def explain_refusals(app: FastAPI) -> None:
+def detail(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as FastAPI words it; a spec may word it as its clients expect."""
+    return JSONResponse({"detail": message}, status, headers)
+
+
+def explain_refusals(app: FastAPI, refusal: Callable[..., JSONResponse]) -> None:
     """Answer what FastAPI cannot parse with one clear sentence instead of a list of validation records."""
 
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if first["type"] == "missing" and first["loc"] == ("body",):
-            reason = "the body is empty"
-        elif first["type"] == "json_invalid":
-            reason = f"it is not valid JSON ({first['ctx']['error']})"
-        else:
-            reason = "it is something else; is the Content-Type application/json?"
-        return JSONResponse({"detail": f"the body must be a JSON object, but {reason}"}, 422)
+        return refusal(422, sentence(error.errors()[0]))
+
+    @app.exception_handler(HTTPException)
+    async def pass_on(_: Request, error: HTTPException) -> JSONResponse:
+        return refusal(error.status_code, error.detail, error.headers)
+
+
+def sentence(error: dict[str, Any]) -> str:
+    """What is wrong with a request, from the first of FastAPI's validation records."""
+    if error["type"] == "json_invalid":
+        reason = f"it is not valid JSON ({error['ctx']['error']})"
+    elif len(error["loc"]) > 1:
+        return f"{'.'.join(str(part) for part in error['loc'][1:])}: {error['msg']}"
+    elif error["type"] == "missing":
+        reason = "the body is empty"
+    else:
+        reason = "it is something else; is the Content-Type application/json?"
+    return f"the body must be a JSON object, but {reason}"
 
 
 class InFlightLimit:
     """ASGI middleware that answers 503 with Retry-After once `limit` requests are inside this HTTP process."""
 
-    def __init__(self, app: ASGIApp, limit: int, counters: Counters) -> None:
-        self.app, self.limit, self.counters = app, limit, counters
+    def __init__(self, app: ASGIApp, limit: int, counters: Counters, refusal: Callable[..., JSONResponse]) -> None:
+        self.app, self.limit, self.counters, self.refusal = app, limit, counters, refusal
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +184,7 @@ class InFlightLimit:
         if scope["type"] != "http" or scope["method"] != "POST":  # /health, /info and /stats answer under overload too
             await self.app(scope, receive, send)
         elif self.in_flight >= self.limit:
-            busy = JSONResponse({"detail": "the server is at its limit; try again"}, 503, {"Retry-After": "1"})
+            busy = self.refusal(503, "the server is at its limit; try again", {"Retry-After": "1"})
             await busy(scope, receive, send)
         else:
             self.in_flight += 1

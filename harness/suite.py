@@ -1,9 +1,12 @@
 """What a benchmark folder brings to a run: its servers, what to send, how to judge the answers; and one load."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from harness.results import ModelAlone, load_name
+from harness.levels import Measurement, Record
+from harness.results import Level, VariantResult, load_name
 
 
 @dataclass(frozen=True)
@@ -14,9 +17,9 @@ class Variant:
     builds_on: str | None
 
 
-@dataclass(frozen=True)
-class Suite:
-    """What a benchmark folder brings: its servers, what to send, how to judge the answers.
+@dataclass
+class Suite(ABC):
+    """What a benchmark folder brings: its servers, what to send, how to judge the answers, what to say of a variant.
 
     Attributes:
         name: "mnist" or "llm".
@@ -24,10 +27,11 @@ class Suite:
         variants: in reading order; the first is the baseline.
         path: where requests are POSTed.
         bodies: the requests.
-        check: see harness.load.Job.
-        images_per_request: how many images each request carries.
+        request: what a request is, in words.
+        check, carries_output: see harness.load.Job.
         sample_answer: a right answer, for the responder that tells the client's ceiling.
-        models_alone: variant names to their figures without a server, measured when asked.
+        server_flags: what every server script is started with, besides the shared flags.
+        min_requests: see harness.load.Job.
     """
 
     name: str
@@ -35,10 +39,30 @@ class Suite:
     variants: list[Variant]
     path: str
     bodies: list[bytes]
-    check: Callable[[bytes, int], tuple[bool, float]]
-    images_per_request: int
+    request: str
+    check: Callable[[bytes, int], tuple[bool, float | None]]
     sample_answer: bytes
-    models_alone: Callable[[list[str]], dict[str, ModelAlone]]
+    server_flags: tuple[str, ...] = ()
+    carries_output: Callable[[bytes], bool] | None = None
+    min_requests: int = 11
+
+    @abstractmethod
+    def prepare(self, variants: list[str]) -> None:
+        """Measure what needs no server, before the first turn."""
+
+    def in_process(self, _variant: str) -> float | None:
+        """A variant's work without a server, requests per second, measured beside each of its turns; None if it is not."""
+        return None
+
+    @abstractmethod
+    def level(self, common: dict[str, Any], measured: list[Measurement]) -> Level:
+        """The row of one load: what all suites say of it, and what this one adds."""
+
+    @abstractmethod
+    def variant(
+        self, name: str, common: dict[str, Any], levels: list[Level], records: dict[str, list[Record]]
+    ) -> VariantResult:
+        """What is said of a variant, from its rows and the records of all variants so far."""
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,17 @@ python mnist_model_benchmarking/benchmark.py --mnist data --variants baseline,ba
 
 import argparse
 import base64
-import importlib
 import json
-import multiprocessing
-import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.levels import Measurement, Record, output_rate, quality
+from harness.module_process import ModuleProcess
 from harness.options import benchmark_parser, count, parsed
 from harness.report import benchmark
-from harness.results import ModelAlone
+from harness.results import ImageLevel, ImageVariant, ModelAlone
 from harness.suite import Suite, Variant
 from mnist_model_benchmarking.digits import sample_files
 
@@ -49,21 +48,35 @@ class DigitCheck:
         return digits == self.expected[index], true / len(labels)
 
 
-class Reference:
-    """mnist_model_benchmarking.reference in a process of its own: this one stays small and never loads torch."""
+@dataclass
+class MnistSuite(Suite):
+    """Images sent to servers of the classifier.
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    Attributes:
+        images_per_request: how many images each request carries.
+        reference: mnist_model_benchmarking.reference in its process: this one stays small and never loads torch.
+        accelerator: where the models run.
+        alone: by variant, its model without a server.
+    """
 
-    def __call__(self, function: str, *arguments: Any) -> Any:
-        """What the function of that name returns."""
-        return self.pool.submit(call_reference, function, arguments).result()
+    images_per_request: int = field(kw_only=True)
+    reference: ModuleProcess = field(kw_only=True)
+    accelerator: str = field(kw_only=True)
+    alone: dict[str, ModelAlone] = field(default_factory=dict)
 
+    def prepare(self, variants: list[str]) -> None:
+        figures = self.reference("models_alone", variants, self.accelerator)
+        self.reference.close()  # the last question: its memory is free for the servers
+        self.alone = {name: ModelAlone(*figure) for name, figure in figures.items()}
 
-def call_reference(function: str, arguments: tuple) -> Any:
-    """Call a function of the reference module, in the process that may load it."""
-    return getattr(importlib.import_module("mnist_model_benchmarking.reference"), function)(*arguments)
+    def level(self, common: dict[str, Any], measured: list[Measurement]) -> ImageLevel:
+        images = output_rate(measured, self.images_per_request)
+        return ImageLevel(**common, images_per_second=images, accuracy=quality(measured))
+
+    def variant(
+        self, name: str, common: dict[str, Any], levels: list[ImageLevel], _: dict[str, list[Record]]
+    ) -> ImageVariant:
+        return ImageVariant(**common, baseline_throughput=self.alone.get(name), api_benchmarks=levels)
 
 
 def grouped(values: list, size: int) -> list[list]:
@@ -80,7 +93,7 @@ def request_body(files: list[bytes]) -> bytes:
 
 def suite(options: argparse.Namespace) -> Suite:
     """What to send and how to judge it."""
-    reference = Reference()
+    reference = ModuleProcess("mnist_model_benchmarking.reference")
     if options.mnist:
         samples = reference("mnist_test_files", options.mnist, options.image_size)
     else:
@@ -88,22 +101,19 @@ def suite(options: argparse.Namespace) -> Suite:
     files, labels = zip(*samples, strict=True)
     expected = reference("answers", list(files))
 
-    def models_alone(variants: list[str]) -> dict[str, ModelAlone]:
-        figures = reference("models_alone", variants, options.accelerator)
-        reference.pool.shutdown()  # the last question: its memory is free for the servers
-        return {name: ModelAlone(*figure) for name, figure in figures.items()}
-
     images = options.images_per_request
-    return Suite(
+    return MnistSuite(
         name="mnist",
         package="mnist_model_benchmarking",
         variants=VARIANTS,
         path="/predict",
         bodies=[request_body(group) for group in grouped(list(files), images)],
+        request=f"{images} image(s) per request",
         check=DigitCheck(grouped(expected, images), grouped(list(labels), images)),
-        images_per_request=images,
         sample_answer=json.dumps({"predictions": [{"digit": 7, "probability": 0.998739}] * images}).encode(),
-        models_alone=models_alone,
+        images_per_request=images,
+        reference=reference,
+        accelerator=options.accelerator,
     )
 
 

@@ -20,7 +20,9 @@ from harness import launch
 from harness.campaign import AGAIN, Campaign, run
 from harness.connection import wire_format
 from harness.launch import ServerFailedError, attached_server, running_server
-from harness.results import read
+from harness.levels import Measurement, output_rate, quality
+from harness.result_file import read
+from harness.results import ImageLevel, ImageVariant
 from harness.suite import Suite, Variant
 
 ROOT = Path(__file__).parent.parent
@@ -31,10 +33,26 @@ def answered(body: bytes, index: int) -> tuple[bool, float]:
     return json.loads(body)["n"] == index, 1.0
 
 
+class Numbers(Suite):
+    """Requests that hold a number, which the answers repeat."""
+
+    def prepare(self, variants: list[str]) -> None:
+        self.prepared = variants
+
+    def in_process(self, variant: str) -> float:
+        return 1000.0
+
+    def level(self, common: dict, measured: list[Measurement]) -> ImageLevel:
+        return ImageLevel(**common, images_per_second=output_rate(measured, 1), accuracy=quality(measured))
+
+    def variant(self, name: str, common: dict, levels: list[ImageLevel], records: dict) -> ImageVariant:
+        return ImageVariant(**common, baseline_throughput=None, api_benchmarks=levels)
+
+
 def suite(*names: str) -> Suite:
     variants = [Variant(name, None if index == 0 else names[0]) for index, name in enumerate(names)]
     bodies = [json.dumps({"n": number}).encode() for number in range(100)]
-    return Suite("mnist", "tests.variants", variants, "/predict", bodies, answered, 1, b'{"n": 1}', lambda _: {})
+    return Numbers("mnist", "tests.variants", variants, "/predict", bodies, "a number", answered, b'{"n": 1}')
 
 
 def options(tmp_path: Path, **changes) -> Namespace:
@@ -60,7 +78,7 @@ def measured(tmp_path: Path, names: tuple[str, ...], **changes):
 def test_order_is_shuffled_per_round_fixed_by_the_seed_with_the_baseline_twice(tmp_path):
     def turns(seed):
         wanted = options(tmp_path, variants=list(NAMES), rounds=6, seed=seed)
-        return Campaign(suite(*NAMES), wanted, Console(file=io.StringIO())).turns()
+        return Campaign(suite(*NAMES), wanted, Console(file=io.StringIO()), {}).turns()
 
     assert turns(1) == turns(1) != turns(2)
     rounds = [[name for number, name in turns(1) if number == round_] for round_ in range(6)]
@@ -73,9 +91,9 @@ def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(
     steady, dying, stillborn = (results.variants[name] for name in NAMES)
     assert results.complete
     assert steady.error is None
-    assert [level.requests["ok"] > 10 for level in steady.api_benchmarks] == [True, True]
+    assert [level.requests["ok"] > 10 for level in steady.levels] == [True, True]
     assert "no model for cpu" in stillborn.error
-    assert stillborn.api_benchmarks == []
+    assert stillborn.levels == []
     assert "about to die" in dying.error
     assert "no model for cpu" in log
     assert read(tmp_path / "benchmark_results.json").variants == results.variants
@@ -85,13 +103,13 @@ def test_two_launches_of_the_baseline_give_the_noise_floor_and_verdicts(tmp_path
     results, _ = measured(tmp_path, ("steady",), rounds=2)
     assert set(results.noise_floor_percent) == {"1", "4"}
     assert all(floor >= 0 for floor in results.noise_floor_percent.values())
-    assert len(results.variants["steady"].api_benchmarks[0].requests_per_second.rounds) == 4
+    assert len(results.variants["steady"].levels[0].requests_per_second.rounds) == 4
     assert AGAIN not in results.variants
 
 
 def test_stages_add_up_to_the_latency_and_cpu_has_roles(tmp_path):
     results, _ = measured(tmp_path, ("steady",))
-    level = results.variants["steady"].api_benchmarks[1]
+    level = results.variants["steady"].levels[1]
     stages = [value for value in level.stages_ms.values() if value is not None]
     assert sum(stages) == pytest.approx(level.latency_ms["mean"])
     assert level.cpu_percent["http"] > 0
@@ -101,14 +119,14 @@ def test_stages_add_up_to_the_latency_and_cpu_has_roles(tmp_path):
 
 def test_what_the_workers_did_during_the_warm_up_is_not_counted(tmp_path):
     results, _ = measured(tmp_path, ("steady",), concurrency=[4], warmup=1.5)
-    level = results.variants["steady"].api_benchmarks[0]
+    level = results.variants["steady"].levels[0]
     served_in_batches = sum(size * count for size, count in level.batch_sizes.items())
     assert served_in_batches < 2 * level.requests["sent"]  # with the warm-up it would be four times as many
 
 
 def test_open_loop_levels_are_rates(tmp_path):
     results, _ = measured(tmp_path, ("steady",), rate=[50.0])
-    level = results.variants["steady"].api_benchmarks[0]
+    level = results.variants["steady"].levels[0]
     assert (level.rate, level.concurrency) == (50.0, None)
     assert level.requests_per_second.mean == pytest.approx(50, rel=0.6)
     assert level.client.mean_send_delay_ms is not None
@@ -119,8 +137,8 @@ def test_a_server_that_already_runs_is_measured_and_left_running(tmp_path):
         results, _ = measured(tmp_path, ("steady",), url=server.url)
         assert launch.healthy(server.url)
     assert results.variants["steady"].startup_s is None
-    assert results.variants["steady"].api_benchmarks[0].cpu_percent["workers"] > 0
-    assert results.variants["steady"].api_benchmarks[0].requests["ok"] > 10
+    assert results.variants["steady"].levels[0].cpu_percent["workers"] > 0
+    assert results.variants["steady"].levels[0].requests["ok"] > 10
 
 
 def test_another_server_on_the_chosen_port_is_never_measured(monkeypatch):
@@ -175,7 +193,7 @@ from tests.test_campaign import options, suite
 from harness.campaign import run
 if __name__ == "__main__":
     found = run(suite("steady"), options(Path(sys.argv[1]), rounds=50), Console())
-    print("kept", len(found.variants["steady"].api_benchmarks[0].requests_per_second.rounds))
+    print("kept", len(found.variants["steady"].levels[0].requests_per_second.rounds))
 """
 
 

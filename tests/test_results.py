@@ -6,9 +6,10 @@ import math
 import pytest
 
 from harness import charts
-from harness.levels import Measurement, summarised
+from harness.levels import Measurement, output_rate, quality, summarised
 from harness.load import CONNECTION_ERROR, OK, Load
-from harness.results import ModelAlone, Results, UnusableResultsError, VariantResult, rate, read, save
+from harness.result_file import UnusableResultsError, read, save
+from harness.results import ImageLevel, ImageVariant, ModelAlone, Results, rate
 from harness.utilisation import Usage
 
 
@@ -22,12 +23,20 @@ def load(seconds: float = 0.01, count: int = 300, failures: int = 0) -> Load:
 
 def level(*loads: Load, concurrency: int = 1):
     usage = Usage(150.0, 0.0, 120.0, {"http": 40.0, "queue": 20.0, "workers": 60.0}, 10**9, None, None, None, None)
-    return summarised(concurrency, None, [Measurement(each, usage, None, None, 10_000.0) for each in loads], 1)
+    measured = [Measurement(each, usage, None, None, 10_000.0) for each in loads]
+    return ImageLevel(
+        **summarised(concurrency, None, measured),
+        images_per_second=output_rate(measured, 1),
+        accuracy=quality(measured),
+    )
 
 
 def results(**changes) -> Results:
-    variant = VariantResult(None, {"variant": "baseline"}, 4.2, None, ModelAlone([1, 8], [5000.0, 20000.0]),
-                            [level(load(), load(0.011), load(0.012))])  # fmt: skip
+    variant = ImageVariant(
+        builds_on=None, server={"variant": "baseline"}, startup_s=4.2, error=None,
+        baseline_throughput=ModelAlone([1, 8], [5000.0, 20000.0]),
+        api_benchmarks=[level(load(), load(0.011), load(0.012))],
+    )  # fmt: skip
     machine = {"cpu": "a processor", "usable_cores": 2, "gpus": []}
     values = {
         "suite": "mnist", "started_utc": "2026-01-01T00:00:00+00:00", "elapsed_s": 1.0, "complete": True,
@@ -98,12 +107,15 @@ def test_an_uneven_window_is_called_unstable():
 
 def test_a_client_near_its_ceiling_is_named():
     usage = Usage(*[None] * 9)
-    row = summarised(1, None, [Measurement(load(), usage, None, None, 110.0)], 1)
-    assert any("client-bound" in warning for warning in row.warnings)
+    row = summarised(1, None, [Measurement(load(), usage, None, None, 110.0)])
+    assert any("client-bound" in warning for warning in row["warnings"])
 
 
 def test_charts_are_drawn_even_of_a_variant_that_failed(tmp_path):
-    failed = VariantResult("baseline", {}, None, "it did not come up", None, [])
+    failed = ImageVariant(
+        builds_on="baseline", server={}, startup_s=None, error="it did not come up", baseline_throughput=None,
+        api_benchmarks=[],
+    )  # fmt: skip
     both = results(variants=results().variants | {"batching": failed})
     pictures = charts.draw(both, tmp_path)
     assert {path.name for path in pictures} >= {"requests_per_second.png", "benchmark_results_batching.png"}

@@ -1,0 +1,91 @@
+"""Running totals of the workers, in memory that they write and the HTTP processes read: what /stats tells."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from ctypes import Array, c_double, c_long
+from typing import Any
+
+WAITING = "waiting"
+
+
+class Counters:
+    """Running totals of every worker, in memory that the workers write and the HTTP processes read.
+
+    A row holds the worker's pid, requests, rejected requests, batches; for each stage the seconds the worker was busy
+    with it and the seconds requests spent in it (a request waits for its whole batch); the figures that an API tells
+    about itself after setup; and how many batches of each size were formed. Only its own worker writes a row, so no
+    lock is needed; readers may see one batch that is not yet added to all cells.
+
+    Args:
+        workers: how many rows.
+        max_batch_size: the largest batch that can be formed.
+        stages: names of the stages after waiting, in order.
+        figures: names of what the API measures in setup.
+        api_servers: HTTP processes.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        max_batch_size: int,
+        stages: Sequence[str],
+        figures: Sequence[str] = (),
+        api_servers: int = 1,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.stages, self.figures = (WAITING, *stages), tuple(figures)
+        self.sizes_at = 4 + 2 * len(self.stages) + len(self.figures)
+        self.width = self.sizes_at + max_batch_size + 1
+        self.cells: Array[c_double] = context.RawArray(c_double, workers * self.width)
+        self.http_pids: Array[c_long] = context.RawArray(c_long, api_servers)
+
+    def row(self, worker: int) -> "Row":
+        """The row of one worker, for that worker to write."""
+        return Row(self, worker * self.width)
+
+    def http_process_started(self) -> None:
+        """Note the pid of this HTTP process."""
+        self.http_pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
+
+    def snapshot(self) -> dict[str, Any]:
+        """http_pids, and per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, figures, sizes."""
+        rows = [self.cells[start : start + self.width] for start in range(0, len(self.cells), self.width)]
+        return {"http_pids": list(self.http_pids), "workers": [self.described(row) for row in rows]}
+
+    def described(self, row: list[float]) -> dict[str, Any]:
+        pid, requests, rejected, batches = (int(cell) for cell in row[:4])
+        figures_at = 4 + 2 * len(self.stages)
+        return {
+            "pid": pid, "requests": requests, "rejected": rejected, "batches": batches,
+            "busy_s": dict(zip(self.stages, row[4:figures_at:2], strict=True)),
+            "spent_s": dict(zip(self.stages, row[5:figures_at:2], strict=True)),
+            "figures": dict(zip(self.figures, row[figures_at : self.sizes_at], strict=True)),
+            "batch_sizes": {size: int(count) for size, count in enumerate(row[self.sizes_at :]) if count},
+        }  # fmt: skip
+
+
+class Row:
+    """The cells of one worker."""
+
+    def __init__(self, counters: Counters, start: int) -> None:
+        self.cells, self.start, self.counters = counters.cells, start, counters
+        self.cells[start] = os.getpid()
+
+    def set_up(self, figures: dict[str, float]) -> None:
+        """Note what the API has measured in setup."""
+        first = self.start + self.counters.sizes_at - len(self.counters.figures)
+        for offset, name in enumerate(self.counters.figures):
+            self.cells[first + offset] = figures[name]
+
+    def batch_done(self, size: int, rejected: int, busy_s: dict[str, float], waited_s: float) -> None:
+        """Add one batch: size, rejected requests, seconds of each stage, summed waiting of its requests."""
+        cells, start = self.cells, self.start
+        cells[start + 1] += size
+        cells[start + 2] += rejected
+        cells[start + 3] += 1
+        cells[start + 5] += waited_s
+        for offset, stage in enumerate(self.counters.stages[1:], start=1):
+            cells[start + 4 + 2 * offset] += busy_s[stage]
+            cells[start + 5 + 2 * offset] += busy_s[stage] * size
+        cells[start + self.counters.sizes_at + size] += 1
