@@ -51,7 +51,7 @@ class Suite(ABC):
         """Measure what needs no server, before the first turn."""
 
     def in_process(self, _variant: str) -> float | None:
-        """A variant's work without a server, requests per second, measured beside each of its turns; None if it is not."""
+        """A variant's requests per second without a server, measured beside each of its turns; None if it is not."""
         return None
 
     @abstractmethod

@@ -1,0 +1,130 @@
+"""The language models that the servers serve: SmolLM2 or any causal LM of the hub or a folder, or random weights.
+
+The weights of "random:<shape>" are drawn from a fixed seed: its speed is that of the shape, its text is noise.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import requests
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llm_model_benchmarking.tokenizer import VOCABULARY, build_tokenizer, invisible_ids
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+RANDOM = "random:"
+FALLBACK = f"{RANDOM}smollm2-135m"  # the shape of the default model
+HUB_LIMIT_S = 3
+SMOLLM2 = {
+    "vocab_size": VOCABULARY, "max_position_embeddings": 8192, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+SHAPES = {  # layers, width, attention heads, key-value heads, width of the MLP, rope theta; as in their config.json
+    "smollm2-135m": (30, 576, 9, 3, 1536, 100_000.0),
+    "smollm2-360m": (32, 960, 15, 5, 2560, 100_000.0),
+    "smollm2-1.7b": (24, 2048, 32, 32, 8192, 130_000.0),
+    "tiny": (2, 64, 4, 2, 128, 100_000.0),  # for tests
+}
+
+
+class ModelNotFoundError(Exception):
+    """A model cannot be loaded; the message names it and why."""
+
+
+def resolved(asked: str | None) -> str:
+    """The model to load: the one asked for, else the default one, else random weights of its shape.
+
+    Raises ModelNotFoundError if the one asked for does not exist: asking never falls back.
+    """
+    if asked is None:
+        return DEFAULT_MODEL if default_is_at_hand() else FALLBACK
+    if asked.startswith(RANDOM):
+        if asked.removeprefix(RANDOM) not in SHAPES:
+            raise ModelNotFoundError(f"no such shape: {asked}; there are {', '.join(RANDOM + name for name in SHAPES)}")
+        return asked
+    try:
+        AutoConfig.from_pretrained(asked)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"the model {asked} cannot be loaded: {str(error).partition(chr(10))[0]}") from error
+    return asked
+
+
+def default_is_at_hand() -> bool:
+    """Whether the default model is cached, or the hub answers within seconds."""
+    files = ("config.json", "model.safetensors")
+    if all(isinstance(huggingface_hub.try_to_load_from_cache(DEFAULT_MODEL, name), str) for name in files):
+        return True
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    with contextlib.suppress(requests.RequestException):
+        url = huggingface_hub.hf_hub_url(DEFAULT_MODEL, "config.json")
+        return requests.head(url, timeout=HUB_LIMIT_S, allow_redirects=True).ok
+    return False
+
+
+def weights(model: str) -> str:
+    """ "random" or "pretrained"."""
+    return "random" if model.startswith(RANDOM) else "pretrained"
+
+
+def load(name: str, device: str, dtype: torch.dtype, **options: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model, ready to generate; options go to from_pretrained.
+
+    Raises ModelNotFoundError if it is not there or has no chat template.
+    """
+    with random_model(name) if name.startswith(RANDOM) else contextlib.nullcontext(name) as source:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device, **options)
+        except (OSError, ValueError) as error:
+            raise ModelNotFoundError(f"the model {name} cannot be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelNotFoundError(f"the model {name} has no chat template: it cannot answer chats")
+    return tokenizer, model.eval()
+
+
+@contextlib.contextmanager
+def random_model(name: str) -> Iterator[Path]:
+    """A folder that holds a model of this shape, saved as any other, for as long as the `with` block lasts."""
+    layers, width, heads, cache_heads, inner, theta = SHAPES[name.removeprefix(RANDOM)]
+    config = LlamaConfig(
+        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_key_value_heads=cache_heads,
+        intermediate_size=inner, rope_theta=theta, initializer_range=width**-0.5, **SMOLLM2,
+    )  # fmt: skip
+    tokenizer = build_tokenizer(config.max_position_embeddings)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.generation_config = GenerationConfig(  # random weights choose any token: leave them what can be seen
+        suppress_tokens=invisible_ids(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=2
+    )
+    with tempfile.TemporaryDirectory(prefix="random-model-") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        yield Path(folder)
+
+
+def weight_bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of weights that one decoding step reads: all but an embedding table that is not also the output layer."""
+    table = model.get_input_embeddings().weight
+    tied = table is model.get_output_embeddings().weight
+    return model.get_memory_footprint() - (0 if tied else table.nbytes)
+
+
+def cache_bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of keys and values that one token in the context adds to what a decoding step reads."""
+    config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * model.dtype.itemsize

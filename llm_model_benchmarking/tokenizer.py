@@ -1,0 +1,51 @@
+"""A tokenizer that the project builds itself, for models with random weights where no hub can be reached.
+
+Byte-level BPE with the vocabulary size, the special ids and the chat format of SmolLM2. Its merges are not learned but
+listed: every run of up to three letters is a token, with and without a space or a capital before it, so that English
+takes two to three letters a token, any UTF-8 text survives encoding and decoding, and no id is without text.
+"""
+
+from itertools import product
+from string import ascii_lowercase, ascii_uppercase
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+VOCABULARY = 49152
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1 and 2, as in SmolLM2
+SPACE = "Ġ"  # how byte-level BPE writes a space
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def merges() -> list[tuple[str, str]]:
+    """As many merges as the vocabulary has room for, most general first; each makes one new token."""
+    pairs = ["".join(letters) for letters in product(ascii_lowercase, repeat=2)]
+    triples = ["".join(letters) for letters in product(ascii_lowercase, repeat=3)]
+    found = [tuple(pair) for pair in pairs] + [(triple[:2], triple[2]) for triple in triples]
+    found += [(SPACE, run) for run in [*ascii_lowercase, *pairs, *triples]]
+    found += list(product(ascii_uppercase, [*ascii_lowercase, *pairs]))
+    return found[: VOCABULARY - len(SPECIAL) - 256]
+
+
+def build_tokenizer(context: int) -> PreTrainedTokenizerFast:
+    """The tokenizer, for a model of so many positions."""
+    rules = merges()
+    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in rules)]
+    tokens += [f"<unused{number}>" for number in range(VOCABULARY - len(tokens))]
+    bpe = Tokenizer(models.BPE(vocab={token: id_ for id_, token in enumerate(tokens)}, merges=rules))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=SPECIAL[1], eos_token=SPECIAL[2], pad_token=SPECIAL[2], unk_token=SPECIAL[0],
+        chat_template=CHAT_TEMPLATE, model_max_length=context, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def invisible_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids whose text alone cannot be seen: special tokens, white space, control characters, parts of a character."""
+    texts = {id_: tokenizer.decode([id_]) for id_ in range(len(SPECIAL) + 256)}
+    return [id_ for id_, text in texts.items() if id_ < len(SPECIAL) or not text.isprintable() or text in " \ufffd"]
