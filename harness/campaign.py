@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import random
 import signal
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ from harness.suite import LoadLevel, Suite
 from harness.utilisation import Sampler
 
 AGAIN = "baseline (again)"  # the second baseline of a round
-STARTUP_GUESS_S = 8
 BETWEEN_LEVELS_S = 0.4
 CEILING_S = 1.0
 
@@ -41,11 +39,10 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
 
     Raises ServerFailedError if the server of --url does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="compiled-") as compiled:
-        campaign = Campaign(suite, options, console, {"TORCHINDUCTOR_CACHE_DIR": compiled})
-        console.print(campaign.plan())
-        with contextlib.suppress(KeyboardInterrupt), sigterm_as_interrupt(), load_process() as run_load:
-            campaign.measure(run_load)
+    campaign = Campaign(suite, options, console)
+    console.print(campaign.plan())
+    with contextlib.suppress(KeyboardInterrupt), sigterm_as_interrupt(), load_process() as run_load:
+        campaign.measure(run_load)
     results = campaign.results()
     if results.variants:
         save(results, campaign.path)
@@ -68,16 +65,10 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 class Campaign:
-    """A run in progress.
+    """A run in progress."""
 
-    Its servers share the environment, which names a compiler cache that is empty at first: the first launch that
-    compiles pays for it, and the later ones show what it costs with the cache.
-    """
-
-    def __init__(
-        self, suite: Suite, options: argparse.Namespace, console: Console, environment: dict[str, str]
-    ) -> None:
-        self.suite, self.options, self.console, self.environment = suite, options, console, environment
+    def __init__(self, suite: Suite, options: argparse.Namespace, console: Console) -> None:
+        self.suite, self.options, self.console = suite, options, console
         self.began, self.started_utc = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         self.gpu: GpuReader | None = gpu_reader()
         self.machine = machine_record(self.gpu.names if self.gpu else [])
@@ -110,7 +101,9 @@ class Campaign:
     def plan(self) -> str:
         """What will be done and how long it should take."""
         level_s = self.options.duration + self.options.warmup + BETWEEN_LEVELS_S
-        seconds = len(self.turns()) * (len(self.levels) * level_s + (0 if self.attached else STARTUP_GUESS_S))
+        seconds = len(self.turns()) * (
+            len(self.levels) * level_s + (0 if self.attached else self.suite.turn_overhead_s)
+        )
         kind = "requests per second offered" if self.options.rate else "requests in flight"
         return (
             f"{self.suite.name}: {', '.join(dict.fromkeys(name for _, name in self.turns()))}\n"
@@ -188,7 +181,7 @@ class Campaign:
             return
         flags = ("--accelerator", self.options.accelerator, "--api-servers", str(self.options.api_servers))
         module = f"{self.suite.package}.server_{self.script_of(name)}"
-        with running_server(module, *flags, *self.suite.server_flags, environment=self.environment) as server:
+        with running_server(module, *flags, *self.suite.server_flags) as server:
             yield server
 
     def script_of(self, name: str) -> str:

@@ -84,9 +84,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(
-    module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S, environment: dict[str, str] | None = None
-) -> Iterator[Server]:
+def running_server(module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S) -> Iterator[Server]:
     """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block lasts.
 
     The server is a process group of its own, so that a terminal's Ctrl-C does not reach it before its turn and
@@ -102,7 +100,7 @@ def running_server(
             began = time.monotonic()
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | {"TMPDIR": directory} | (environment or {}),  # a killed manager leaves a socket
+                env=os.environ | {"TMPDIR": directory},  # a killed queue manager leaves its socket behind
             )  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}"

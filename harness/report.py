@@ -1,9 +1,11 @@
 """From a run to people: the console tables, the charts, the exit code."""
 
 import argparse
+import contextlib
+import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -13,20 +15,22 @@ from harness.campaign import run
 from harness.charts import draw
 from harness.launch import ServerFailedError, attached_server
 from harness.results import Level, Rate, Results, TokenLevel, TokenVariant
-from harness.suite import Suite
+from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, STOPPED = 1, 2, 130
+LOG_WIDTH = 120  # of lines where there is no terminal
 
 
 def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     """Run a suite, print and draw what it found; returns the exit code."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     try:
         check_writable(options.output_dir)
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
-        results = run(suite(), options, console)
-    except (OSError, ServerFailedError) as error:
+        with empty_compiler_cache():
+            results = run(suite(), options, console)
+    except (OSError, ServerFailedError, CannotMeasureError) as error:
         return refused(str(error))
     except KeyboardInterrupt:
         return refused("stopped before anything was measured")
@@ -41,6 +45,14 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     if not results.complete:
         console.print("stopped before its end; what was measured until then is kept")
     return FAILED if failed else STOPPED if not results.complete else 0
+
+
+@contextlib.contextmanager
+def empty_compiler_cache() -> Iterator[None]:
+    """Let all processes of a run share a compiler cache that is empty at first: its first launch compiles for real."""
+    with tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True) as directory:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
+        yield
 
 
 def check_writable(directory: Path) -> None:
@@ -64,7 +76,7 @@ def print_results(results: Results, console: Console) -> None:
     table = Table(title=f"{results.suite}: 95 % intervals over rounds; CPU in percent of one core")
     table.add_column("variant", no_wrap=True)
     for heading in headings(results):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for name in results.variants:
         for level in results.variants[name].levels:
             table.add_row(name, *row(level))
@@ -142,7 +154,7 @@ def row(level: Level) -> list[str]:
     """The cells of one row; a dash where there is nothing to say."""
     if isinstance(level, TokenLevel):
         own = [
-            number(level.time_to_first_token_ms["p50"] or level.time_to_first_token_ms["mean"], ".0f"),
+            number(level.time_to_first_token_ms["mean"], ".0f"),
             number(level.inter_token_latency_ms["p50"], ".1f"), number(level.inter_token_latency_ms["p99"], ".1f"),
             right(level), share(level.token_agreement),
         ]  # fmt: skip

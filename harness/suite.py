@@ -17,6 +17,10 @@ class Variant:
     builds_on: str | None
 
 
+class CannotMeasureError(Exception):
+    """What was asked for cannot be measured; the message says why, in one sentence."""
+
+
 @dataclass
 class Suite(ABC):
     """What a benchmark folder brings: its servers, what to send, how to judge the answers, what to say of a variant.
@@ -32,6 +36,7 @@ class Suite(ABC):
         sample_answer: a right answer, for the responder that tells the client's ceiling.
         server_flags: what every server script is started with, besides the shared flags.
         min_requests: see harness.load.Job.
+        turn_overhead_s: what a turn takes besides its loads, about, for the plan.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Suite(ABC):
     server_flags: tuple[str, ...] = ()
     carries_output: Callable[[bytes], bool] | None = None
     min_requests: int = 11
+    turn_overhead_s: float = 8
 
     @abstractmethod
     def prepare(self, variants: list[str]) -> None:

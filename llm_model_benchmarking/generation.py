@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LEAST_TEMPERATURE = 0.01  # below, probabilities overflow, and nothing but the first choice is left anyway
 
@@ -75,7 +77,7 @@ class TextStream:
         stopped: whether a stop text has come up.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.stream = DecodeStream(skip_special_tokens=True)
         self.ids: list[int] = []

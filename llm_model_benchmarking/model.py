@@ -1,35 +1,28 @@
 """The language models that the servers serve: SmolLM2 or any causal LM of the hub or a folder, or random weights.
 
 The weights of "random:<shape>" are drawn from a fixed seed: its speed is that of the shape, its text is noise.
+transformers takes seconds to import, so only what loads a model imports it; a server's main process never does.
 """
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import requests
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
-from llm_model_benchmarking.tokenizer import VOCABULARY, build_tokenizer, invisible_ids
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RANDOM = "random:"
 FALLBACK = f"{RANDOM}smollm2-135m"  # the shape of the default model
 HUB_LIMIT_S = 3
 SMOLLM2 = {
-    "vocab_size": VOCABULARY, "max_position_embeddings": 8192, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+    "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
 SHAPES = {  # layers, width, attention heads, key-value heads, width of the MLP, rope theta; as in their config.json
@@ -55,6 +48,8 @@ def resolved(asked: str | None) -> str:
         if asked.removeprefix(RANDOM) not in SHAPES:
             raise ModelNotFoundError(f"no such shape: {asked}; there are {', '.join(RANDOM + name for name in SHAPES)}")
         return asked
+    from transformers import AutoConfig
+
     try:
         AutoConfig.from_pretrained(asked)
     except (OSError, ValueError) as error:
@@ -80,11 +75,17 @@ def weights(model: str) -> str:
     return "random" if model.startswith(RANDOM) else "pretrained"
 
 
-def load(name: str, device: str, dtype: torch.dtype, **options: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load(
+    name: str, device: str, dtype: torch.dtype, **options: Any
+) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
     """Tokenizer and model, ready to generate; options go to from_pretrained.
 
     Raises ModelNotFoundError if it is not there or has no chat template.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     with random_model(name) if name.startswith(RANDOM) else contextlib.nullcontext(name) as source:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -99,12 +100,16 @@ def load(name: str, device: str, dtype: torch.dtype, **options: Any) -> tuple[Pr
 @contextlib.contextmanager
 def random_model(name: str) -> Iterator[Path]:
     """A folder that holds a model of this shape, saved as any other, for as long as the `with` block lasts."""
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+
+    from llm_model_benchmarking.tokenizer import build_tokenizer, invisible_ids
+
     layers, width, heads, cache_heads, inner, theta = SHAPES[name.removeprefix(RANDOM)]
     config = LlamaConfig(
         num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_key_value_heads=cache_heads,
         intermediate_size=inner, rope_theta=theta, initializer_range=width**-0.5, **SMOLLM2,
     )  # fmt: skip
-    tokenizer = build_tokenizer(config.max_position_embeddings)
+    tokenizer = build_tokenizer(config.vocab_size, config.max_position_embeddings)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.generation_config = GenerationConfig(  # random weights choose any token: leave them what can be seen
@@ -116,14 +121,14 @@ def random_model(name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def weight_bytes_per_token(model: PreTrainedModel) -> int:
+def weight_bytes_per_token(model: "PreTrainedModel") -> int:
     """Bytes of weights that one decoding step reads: all but an embedding table that is not also the output layer."""
     table = model.get_input_embeddings().weight
     tied = table is model.get_output_embeddings().weight
     return model.get_memory_footprint() - (0 if tied else table.nbytes)
 
 
-def cache_bytes_per_token(model: PreTrainedModel) -> int:
+def cache_bytes_per_token(model: "PreTrainedModel") -> int:
     """Bytes of keys and values that one token in the context adds to what a decoding step reads."""
     config = model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -2,8 +2,10 @@
 
 import random
 import uuid
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WORDS = """
 time light water stone garden winter letter music table window river morning paper bridge market
@@ -14,7 +16,7 @@ reach begin change write
 SYSTEM = {"role": "system", "content": "Be brief."}  # some templates add a long one of their own if there is none
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+def chat_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
     """Ids of the chat in the model's own format, ready for the assistant's answer.
 
     Control tokens that the messages contain are plain text: they cannot end a message or begin another.
@@ -33,12 +35,12 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]])
     return ids + tokenizer.encode(text, add_special_tokens=False)
 
 
-def templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], tokenize: bool) -> list[int] | str:
+def templated(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], tokenize: bool) -> list[int] | str:
     """The chat in the model's own format."""
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False)
 
 
-def prompts_of(tokenizer: PreTrainedTokenizerBase, tokens: int, count: int, seed: int) -> list[list[dict[str, str]]]:
+def prompts_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, count: int, seed: int) -> list[list[dict[str, str]]]:
     """`count` different chats that each take exactly `tokens` tokens.
 
     Raises ValueError if the chat format alone takes more, or no text of that length is found.
@@ -47,7 +49,7 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase, tokens: int, count: int, seed
     return [chat_of(tokenizer, tokens, order) for _ in range(count)]
 
 
-def chat_of(tokenizer: PreTrainedTokenizerBase, tokens: int, order: random.Random) -> list[dict[str, str]]:
+def chat_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, order: random.Random) -> list[dict[str, str]]:
     """A chat of exactly `tokens` tokens: random words, and single letters to fill what is left."""
     words: list[str] = []
     missing = tokens

@@ -13,8 +13,6 @@ import litserve
 import torch
 from fastapi import HTTPException
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.utils import logging
 
 from harness.serve import serve
 from llm_model_benchmarking.generation import Prompt, Sampler, TextStream, Token
@@ -44,7 +42,6 @@ class BaselineAPI(litserve.LitAPI):
     """
 
     figures = ("load_s", "model_bytes", "weight_bytes_per_token", "cache_bytes_per_token")
-    loading: dict[str, Any] = {}  # noqa: RUF012 - what from_pretrained is told besides the type of the weights
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
@@ -68,9 +65,8 @@ class BaselineAPI(litserve.LitAPI):
         }  # fmt: skip
 
     def setup(self, device: str) -> None:
-        logging.disable_progress_bar()
         began = time.perf_counter()
-        self.tokenizer, self.model = load(self.model_name, device, getattr(torch, self.dtype), **self.loading)
+        self.tokenizer, self.model = load(self.model_name, device, getattr(torch, self.dtype), **self.loading())
         self.load_s = time.perf_counter() - began
         self.model_bytes = self.model.get_memory_footprint()
         self.weight_bytes_per_token = weight_bytes_per_token(self.model)
@@ -80,6 +76,10 @@ class BaselineAPI(litserve.LitAPI):
         suppressed = {*(self.model.generation_config.suppress_tokens or []), *(self.ends if self.ignore_eos else ())}
         self.suppressed = torch.tensor(sorted(suppressed), dtype=torch.long, device=self.model.device)
         self.warm_up()
+
+    def loading(self) -> dict[str, Any]:
+        """What from_pretrained is told besides the type of the weights."""
+        return {}
 
     def warm_up(self) -> None:
         """Generate a little, so that the first request finds everything loaded; /health answers after this."""
@@ -116,6 +116,8 @@ class BaselineAPI(litserve.LitAPI):
 
     def prefill(self, ids: Tensor) -> Tensor:
         """(1, n) prompt to the (vocabulary,) logits of the next token, with a cache that grows from here on."""
+        from transformers import DynamicCache  # loaded by now; the server's main process does without
+
         self.cache = DynamicCache(config=self.model.config)
         return self.forward(ids)
 

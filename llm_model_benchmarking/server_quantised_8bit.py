@@ -4,8 +4,7 @@ python llm_model_benchmarking/server_quantised_8bit.py --port 8000
 """
 
 import logging
-
-from transformers import BitsAndBytesConfig
+from typing import Any
 
 from harness.serve import serve
 from llm_model_benchmarking.openai_chat import OpenAIChat
@@ -15,11 +14,14 @@ from llm_model_benchmarking.server_baseline import BaselineAPI
 class Quantised8BitAPI(BaselineAPI):
     """LLM.int8 (Dettmers et al., 2022): int8 products, outliers apart; embeddings and output layer stay as they are."""
 
-    loading = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}  # noqa: RUF012
-
     def setup(self, device: str) -> None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a warning per layer and forward pass otherwise
         super().setup(device)
+
+    def loading(self) -> dict[str, Any]:
+        from transformers import BitsAndBytesConfig
+
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
 
 if __name__ == "__main__":

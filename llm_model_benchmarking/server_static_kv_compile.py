@@ -7,10 +7,8 @@ import time
 
 import torch
 from torch import Tensor
-from transformers import StaticCache
 
 from harness.serve import serve
-from llm_model_benchmarking.one_token import compile_for_cpu
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.server_baseline import BaselineAPI
 
@@ -26,6 +24,10 @@ class StaticKvCompileAPI(BaselineAPI):
 
     def warm_up(self) -> None:
         """Compile before the first request; a later recompilation would be timed, so it is an error."""
+        from transformers import StaticCache
+
+        from llm_model_benchmarking.one_token import compile_for_cpu
+
         began = time.perf_counter()
         self.cache = StaticCache(config=self.model.config, max_cache_len=self.max_context)
         self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device))  # allocates the cache

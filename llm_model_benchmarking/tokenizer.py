@@ -11,7 +11,6 @@ from string import ascii_lowercase, ascii_uppercase
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 49152
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1 and 2, as in SmolLM2
 SPACE = "Ġ"  # how byte-level BPE writes a space
 CHAT_TEMPLATE = (
@@ -20,21 +19,20 @@ CHAT_TEMPLATE = (
 )
 
 
-def merges() -> list[tuple[str, str]]:
-    """As many merges as the vocabulary has room for, most general first; each makes one new token."""
+def merges(count: int) -> list[tuple[str, str]]:
+    """The first so many merges, most general first; each makes one new token."""
     pairs = ["".join(letters) for letters in product(ascii_lowercase, repeat=2)]
     triples = ["".join(letters) for letters in product(ascii_lowercase, repeat=3)]
     found = [tuple(pair) for pair in pairs] + [(triple[:2], triple[2]) for triple in triples]
     found += [(SPACE, run) for run in [*ascii_lowercase, *pairs, *triples]]
     found += list(product(ascii_uppercase, [*ascii_lowercase, *pairs]))
-    return found[: VOCABULARY - len(SPECIAL) - 256]
+    return found[:count]
 
 
-def build_tokenizer(context: int) -> PreTrainedTokenizerFast:
-    """The tokenizer, for a model of so many positions."""
-    rules = merges()
+def build_tokenizer(vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of so many tokens, for a model of so many positions."""
+    rules = merges(vocabulary - len(SPECIAL) - 256)
     tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in rules)]
-    tokens += [f"<unused{number}>" for number in range(VOCABULARY - len(tokens))]
     bpe = Tokenizer(models.BPE(vocab={token: id_ for id_, token in enumerate(tokens)}, merges=rules))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

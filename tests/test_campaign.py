@@ -78,7 +78,7 @@ def measured(tmp_path: Path, names: tuple[str, ...], **changes):
 def test_order_is_shuffled_per_round_fixed_by_the_seed_with_the_baseline_twice(tmp_path):
     def turns(seed):
         wanted = options(tmp_path, variants=list(NAMES), rounds=6, seed=seed)
-        return Campaign(suite(*NAMES), wanted, Console(file=io.StringIO()), {}).turns()
+        return Campaign(suite(*NAMES), wanted, Console(file=io.StringIO())).turns()
 
     assert turns(1) == turns(1) != turns(2)
     rounds = [[name for number, name in turns(1) if number == round_] for round_ in range(6)]

@@ -1,0 +1,75 @@
+"""Chat with a running server from the terminal; the answer appears as it is generated.
+
+python llm_model_benchmarking/client.py "What is a bridge?"
+python llm_model_benchmarking/client.py --url http://127.0.0.1:8000      # a conversation; end it with Ctrl-D
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+
+import requests
+
+
+def streamed(url: str, messages: list[dict[str, str]], max_tokens: int, temperature: float) -> Iterator[str]:
+    """Pieces of the answer; RuntimeError with the server's own words if it refuses or breaks off."""
+    request = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature, "stream": True}
+    with requests.post(f"{url}/v1/chat/completions", json=request, stream=True, timeout=300) as reply:
+        if not reply.ok:
+            raise RuntimeError(f"the server answered {reply.status_code}: {reply.text}")
+        reply.encoding = "utf-8"
+        for line in reply.iter_lines(decode_unicode=True):
+            payload = line.removeprefix("data: ")
+            if payload == "[DONE]":
+                return
+            if payload:
+                yield text_of(json.loads(payload))
+    raise RuntimeError("the answer broke off")
+
+
+def text_of(chunk: dict) -> str:
+    """The text in one chunk of a stream."""
+    if "error" in chunk:
+        raise RuntimeError(chunk["error"]["message"])
+    return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+
+
+def answer(messages: list[dict[str, str]], options: argparse.Namespace) -> str:
+    """Print the answer piece by piece and return it."""
+    pieces = []
+    for piece in streamed(options.url.rstrip("/"), messages, options.max_tokens, options.temperature):
+        print(piece, end="", flush=True)
+        pieces.append(piece)
+    print()
+    return "".join(pieces)
+
+
+def converse(options: argparse.Namespace) -> None:
+    """Ask and answer until the input ends."""
+    messages = []
+    while question := input("> ").strip():
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer(messages, options)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("question", nargs="?", help="one question; without it, a conversation")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=128, help="of each answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is the likeliest (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        if options.question:
+            answer([{"role": "user", "content": options.question}], options)
+        else:
+            converse(options)
+    except (requests.RequestException, RuntimeError) as error:
+        sys.exit(f"no answer: {error}")
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+if __name__ == "__main__":
+    main()

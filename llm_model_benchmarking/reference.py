@@ -1,0 +1,102 @@
+"""The variants without a server: exact prompts, the baseline's answers, speed in process, fidelity, memory bandwidth.
+
+Variants are loaded when first asked for, and stay.
+"""
+
+import argparse
+import importlib
+import time
+from functools import cache
+from typing import Any
+
+import numpy
+import torch
+
+from harness.serve import accelerator
+from llm_model_benchmarking.generation import Prompt
+from llm_model_benchmarking.model import ModelNotFoundError, resolved
+from llm_model_benchmarking.prompts import chat_ids, prompts_of
+from llm_model_benchmarking.server_baseline import BaselineAPI
+
+TEXT = (
+    "The harbour was quiet when the first boats came in. On the stones lay nets, ropes and baskets, and somebody had "
+    "left a lamp burning although the sun was up. A girl counted the fish aloud, lost her place, laughed and began."
+)
+TEXT_TOKENS = 24
+BANDWIDTH_BYTES, BANDWIDTH_REPEATS = 1 << 30, 8
+IN_PROCESS_S = 3.0
+
+apis: dict[str, BaselineAPI] = {}
+
+
+def model_name(asked: str | None) -> str:
+    """The model that servers will load; OSError if it does not exist."""
+    try:
+        return resolved(asked)
+    except ModelNotFoundError as error:  # the asking process does not know this class, and need not import torch for it
+        raise OSError(str(error)) from None
+
+
+def set_up(variant: str, flags: tuple[str, ...], asked_accelerator: str) -> dict[str, float]:
+    """Load a variant as its server does, with the flags of its script; returns its figures."""
+    module = importlib.import_module(f"llm_model_benchmarking.server_{variant}")
+    defined = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
+    api = next(value for value in defined if isinstance(value, type) and issubclass(value, BaselineAPI))()
+    parser = argparse.ArgumentParser()
+    api.add_flags(parser)
+    api.configure(parser.parse_args(flags))
+    api.setup(accelerator(asked_accelerator))
+    apis[variant] = api
+    return {name: getattr(api, name) for name in api.figures}
+
+
+def chats(tokens: int, count: int, seed: int) -> list[list[dict[str, str]]]:
+    """Different chats of exactly so many tokens; ValueError if there are none."""
+    return prompts_of(apis["baseline"].tokenizer, tokens, count, seed)
+
+
+def generated(variant: str, chat: list[dict[str, str]], tokens: int) -> list[int]:
+    """Ids of the greedy answer, as long as asked."""
+    api = apis[variant]
+    return [token.id for token in api.predict(Prompt(chat_ids(api.tokenizer, chat), tokens))]
+
+
+def answers(chats: list[list[dict[str, str]]], tokens: int) -> list[list[int]]:
+    """The baseline's greedy answers to all chats."""
+    return [generated("baseline", chat, tokens) for chat in chats]
+
+
+def requests_per_second(variant: str, chats: list[list[dict[str, str]]], tokens: int) -> float:
+    """How many answers one after the other take a second, tokenising included."""
+    done, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < IN_PROCESS_S:
+        generated(variant, chats[done % len(chats)], tokens)
+        done += 1
+    return done / elapsed
+
+
+@cache
+def log_probabilities(variant: str) -> Any:
+    """(TEXT_TOKENS, vocabulary) float32 array: of the next token, after each token of a fixed text, one by one."""
+    api = apis[variant]
+    ids = torch.tensor([api.tokenizer.encode(TEXT)[:TEXT_TOKENS]], device=api.model.device)
+    rows = [api.prefill(ids[:, :1]).clone()]
+    rows += [api.decode(ids[:, at : at + 1]).clone() for at in range(1, ids.shape[1])]
+    return torch.stack(rows).float().log_softmax(dim=1).cpu().numpy()
+
+
+def kl_divergence(variant: str) -> float:
+    """Mean over the fixed text of the Kullback-Leibler divergence KL(baseline || variant), in nats."""
+    baseline = log_probabilities("baseline")
+    return float((numpy.exp(baseline) * (baseline - log_probabilities(variant))).sum(axis=1).mean())
+
+
+def memory_bandwidth() -> float:
+    """Bytes per second that the device reads from its memory: the best of several sums over a large array."""
+    values = torch.ones(BANDWIDTH_BYTES // 4, device=apis["baseline"].model.device)
+    seconds = []
+    for _ in range(BANDWIDTH_REPEATS):
+        began = time.perf_counter()
+        float(values.sum())  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return BANDWIDTH_BYTES / min(seconds)
