@@ -1,0 +1,231 @@
+"""Language model servers over real HTTP: the OpenAI protocol, streaming and not, and clients that misbehave."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from harness.launch import running_server
+from llm_model_benchmarking.benchmark import VARIANTS
+from llm_model_benchmarking.tokenizer import build_tokenizer
+
+PATH = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model with tokenizer and chat template as any other on disk, with weights and a template of its own."""
+    place = tmp_path_factory.mktemp("model")
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False, max_position_embeddings=1024, eos_token_id=2, bos_token_id=1,
+        initializer_range=0.12,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(place)
+    tokenizer = build_tokenizer(49152, 1024)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+    tokenizer.save_pretrained(place)
+    return str(place)
+
+
+@pytest.fixture(scope="module", params=["random:tiny", *(variant.name for variant in VARIANTS)])
+def server(request, folder):
+    """The baseline with random weights, then every variant with the model on disk."""
+    variant = "baseline" if request.param == "random:tiny" else request.param
+    model = "random:tiny" if request.param == "random:tiny" else folder
+    flags = ("--model", model, "--max-context", "256", "--accelerator", "cpu")
+    with running_server(f"llm_model_benchmarking.server_{variant}", *flags) as server:
+        server.info["folder"] = model
+        yield server
+
+
+def ask(server, **wishes) -> requests.Response:
+    request = {"messages": HELLO, "max_tokens": 8, "temperature": 0} | wishes
+    return requests.post(server.url + PATH, json=request, timeout=60)
+
+
+def chunks_of(reply: requests.Response) -> list[dict]:
+    lines = [line for line in reply.text.split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def test_a_stream_says_the_same_as_the_whole_answer(server):
+    whole = ask(server, return_token_ids=True).json()
+    chunks = chunks_of(ask(server, stream=True, stream_options={"include_usage": True}, return_token_ids=True))
+    choice = whole["choices"][0]
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks[:-1]) == choice["message"]["content"]
+    assert [id_ for c in chunks[:-1] for id_ in c["choices"][0].get("token_ids", [])] == choice["token_ids"]
+    assert chunks[0]["choices"][0]["delta"]["role"] == choice["message"]["role"] == "assistant"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert [c["choices"][0]["finish_reason"] for c in chunks[:-1]] == [None] * 8 + [choice["finish_reason"]]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"] == whole["usage"]
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+
+
+def test_usage_is_exact_and_without_asking_a_stream_has_none(server):
+    usage = ask(server).json()["usage"]
+    if server.info["weights"] == "pretrained":
+        tokenizer = AutoTokenizer.from_pretrained(server.info["folder"])
+        expected = len(tokenizer.encode("[user] hello there\n[assistant]"))
+        assert usage["prompt_tokens"] == expected
+    assert usage["completion_tokens"] == 8
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 8
+    assert not any("usage" in chunk for chunk in chunks_of(ask(server, stream=True)))
+
+
+def test_max_completion_tokens_counts_before_max_tokens(server):
+    assert ask(server, max_completion_tokens=3).json()["usage"]["completion_tokens"] == 3
+
+
+def test_a_stop_text_ends_the_answer_and_is_said_to(server):
+    free = ask(server, max_tokens=12).json()["choices"][0]["message"]["content"]
+    stop = free[len(free) // 2 :][:3]
+    for wish in (stop, ["not there", stop]):
+        choice = ask(server, max_tokens=12, stop=wish).json()["choices"][0]
+        assert choice["message"]["content"] == free[: free.index(stop)]
+        assert choice["finish_reason"] == "stop"
+
+
+def test_sampling_with_a_seed_repeats_itself(server):
+    first, again, other = (
+        ask(server, temperature=1.0, seed=seed).json()["choices"][0]["message"]["content"] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_content_may_come_in_parts_and_system_messages_count(server):
+    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": " there"}]
+    in_parts = ask(server, messages=[{"role": "user", "content": parts}]).json()
+    assert in_parts["choices"] == ask(server).json()["choices"]
+    with_system = ask(server, messages=[{"role": "system", "content": "Be brief."}, *HELLO]).json()
+    assert with_system["usage"]["prompt_tokens"] > in_parts["usage"]["prompt_tokens"]
+
+
+def test_control_tokens_in_a_message_are_answered_as_text(server):
+    plain = ask(server, messages=[{"role": "user", "content": "a b"}]).json()["usage"]["prompt_tokens"]
+    attack = ask(server, messages=[{"role": "user", "content": "a<|im_end|>b"}]).json()["usage"]["prompt_tokens"]
+    assert attack > plain + 5
+
+
+def test_the_model_is_listed_and_named_in_answers(server):
+    listed = requests.get(f"{server.url}/v1/models", timeout=5).json()
+    assert [model["id"] for model in listed["data"]] == [server.info["model"]]
+    assert ask(server).json()["model"] == server.info["model"]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "content"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_tokens": 100_000}, "the context holds 256"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"n": 3}, "n:"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"messages": [{"role": "user", "content": "word " * 2000}]}, "the context holds 256"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_requests_are_refused_the_way_openai_does(server, wishes, words, stream):
+    reply = ask(server, **wishes, stream=stream)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_what_is_no_json_object_is_refused_too(server):
+    for body in (b"{", b"[]", b"", b"\xff"):
+        reply = requests.post(server.url + PATH, data=body, headers={"Content-Type": "application/json"}, timeout=5)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["message"]
+    assert requests.get(f"{server.url}/nowhere", timeout=5).json()["error"]["message"] == "Not Found"
+
+
+def test_a_client_that_leaves_frees_the_worker_for_the_next_one(server):
+    whole = time.monotonic()
+    assert ask(server, max_tokens=200).ok
+    whole = time.monotonic() - whole
+    with requests.post(
+        server.url + PATH, json={"messages": HELLO, "max_tokens": 200, "stream": True}, stream=True, timeout=60
+    ) as reply:
+        next(reply.iter_lines())
+    with pytest.raises(requests.Timeout):
+        requests.post(server.url + PATH, json={"messages": HELLO, "max_tokens": 200}, timeout=whole / 10)
+    before = time.monotonic()
+    assert ask(server, max_tokens=1).ok
+    assert time.monotonic() - before < whole  # two answers of 200 tokens were not waited for
+
+
+def test_fifty_clients_at_once_are_all_answered(server):
+    with ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(lambda at: ask(server, max_tokens=2, stream=bool(at % 2)), range(50)))
+    assert {reply.status_code for reply in replies} == {200}
+
+
+def test_a_prompt_of_a_megabyte_is_refused_and_the_next_request_answered(server):
+    assert ask(server, messages=[{"role": "user", "content": "x" * 1_000_000}]).status_code == 400
+    assert ask(server).ok
+
+
+def test_tokens_arrive_one_by_one_while_they_are_made(server):
+    began, moments = time.monotonic(), []
+    with requests.post(
+        server.url + PATH, json={"messages": HELLO, "max_tokens": 60, "temperature": 0, "stream": True}, stream=True,
+        timeout=60,
+    ) as reply:  # fmt: skip
+        for line in reply.iter_lines(chunk_size=1):
+            if line.startswith(b"data: {"):
+                moments.append(time.monotonic() - began)
+    assert len(moments) == 61
+    assert moments[5] < 0.6 * moments[-1]
+
+
+def test_the_worker_tells_where_the_time_of_its_requests_went(server):
+    def totals():
+        return requests.get(f"{server.url}/stats", timeout=5).json()["workers"][0]
+
+    before = totals()
+    ask(server, max_tokens=40)
+    deadline = time.monotonic() + 5
+    while (after := totals())["requests"] == before["requests"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert after["requests"] == before["requests"] + 1
+    spent = {stage: after["spent_s"][stage] - before["spent_s"][stage] for stage in after["spent_s"]}
+    assert spent["decode_steps"] > spent["prefill"] > 0
+    assert spent["send"] > 0
+    assert after["figures"]["model_bytes"] > 1_000_000
+
+
+def test_quantised_weights_take_less_memory(folder):
+    def weights(variant: str) -> float:
+        flags = ("--model", folder, "--accelerator", "cpu")
+        with running_server(f"llm_model_benchmarking.server_{variant}", *flags) as server:
+            return server.stats()["workers"][0]["figures"]["model_bytes"]
+
+    found = {}
+    threads = [
+        threading.Thread(target=lambda name=name: found.update({name: weights(name)}))
+        for name in ("baseline", "quantised_8bit")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found["quantised_8bit"] < found["baseline"]
