@@ -54,7 +54,7 @@ def draw_levels(
         if bars:
             drawn = axes.bar(*zip(*bars, strict=True), WIDTH / len(loads) * 0.92, color=COLOURS[index % 6],
                              label=f"{load} in flight" if load.isdigit() else f"{load} offered")  # fmt: skip
-            axes.bar_label(drawn, fmt=lambda height: f"{height:.3g}", fontsize=8, label_type="center", color="white")
+            axes.bar_label(drawn, fmt=lambda height: f"{height:.3g}", fontsize=8)
     axes.set_xticks(range(len(variants)), list(variants))
     return places
 
@@ -76,7 +76,7 @@ def draw_speed(axes: Axes, variants: dict[str, TokenVariant]) -> None:
         known = [(at, getattr(value, "mean", value)) for at, value in enumerate(values) if value is not None]
         for index, (at, value) in enumerate(known):
             axes.hlines(value, at - 0.45, at + 0.45, colour, line, linewidth=1.3, label="" if index else text)
-    label(axes, "Output tokens per second, all requests (lines: 95 % interval over rounds)", "tokens per second")
+    label(axes, "Output tokens per second (thin lines: 95 % interval)", "tokens per second")
 
 
 def draw_gaps(axes: Axes, variants: dict[str, TokenVariant]) -> None:
@@ -139,6 +139,7 @@ def draw_start(axes: Axes, variants: dict[str, TokenVariant]) -> None:
             drawn = axes.bar(*zip(*bars, strict=True), WIDTH / 3 * 0.92, color=COLOURS[index + 3], label=text)
             axes.bar_label(drawn, fmt="{:.0f}", fontsize=8)
     axes.set_xticks(range(len(variants)), list(variants))
+    axes.set_xlim(-0.5, len(variants) - 0.5)
     label(axes, "Starting up", "seconds")
 
 

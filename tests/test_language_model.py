@@ -14,6 +14,7 @@ from llm_model_benchmarking.model import ModelNotFoundError, load, random_model,
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.prompts import chat_ids, prompts_of
 from llm_model_benchmarking.server_baseline import BaselineAPI
+from llm_model_benchmarking.server_quantised_8bit import Quantised8BitAPI
 from llm_model_benchmarking.server_static_kv_compile import StaticKvCompileAPI
 from llm_model_benchmarking.tokenizer import build_tokenizer, invisible_ids
 
@@ -146,6 +147,17 @@ def test_static_cache_and_compilation_change_no_token_and_nothing_is_compiled_ag
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     finally:
         torch.compiler.set_stance("default")
+
+
+def test_quantising_replaces_the_weights_of_linear_layers_by_int8_and_nothing_else(baseline):
+    quantised = api_of(Quantised8BitAPI, "--dtype", "float32", "--ignore-eos")
+    kinds = {name: weight.dtype for name, weight in quantised.model.named_parameters()}
+    linear = {name for name in kinds if "proj" in name}
+    assert {kinds[name] for name in linear} == {torch.int8}
+    assert {kinds[name] for name in kinds.keys() - linear} == {torch.float32}
+    saved = sum(weight.nbytes for name, weight in baseline.model.named_parameters() if name in linear) * 3 // 4
+    assert quantised.model_bytes == baseline.model_bytes - saved
+    assert len(ids_of(quantised, 9)) == 24
 
 
 def test_answers_end_with_the_models_own_end_unless_told_to_ignore_it(baseline):

@@ -1,7 +1,6 @@
 """Language model servers over real HTTP: the OpenAI protocol, streaming and not, and clients that misbehave."""
 
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -211,21 +210,3 @@ def test_the_worker_tells_where_the_time_of_its_requests_went(server):
     assert spent["decode_steps"] > spent["prefill"] > 0
     assert spent["send"] > 0
     assert after["figures"]["model_bytes"] > 1_000_000
-
-
-def test_quantised_weights_take_less_memory(folder):
-    def weights(variant: str) -> float:
-        flags = ("--model", folder, "--accelerator", "cpu")
-        with running_server(f"llm_model_benchmarking.server_{variant}", *flags) as server:
-            return server.stats()["workers"][0]["figures"]["model_bytes"]
-
-    found = {}
-    threads = [
-        threading.Thread(target=lambda name=name: found.update({name: weights(name)}))
-        for name in ("baseline", "quantised_8bit")
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found["quantised_8bit"] < found["baseline"]

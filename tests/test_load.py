@@ -230,6 +230,51 @@ def test_open_loop_counts_what_it_could_not_get_through():
     assert len(load.outcome) > 10
 
 
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def streaming(end: bytes = b"data: [DONE]\n\n"):
+    """A comment at once, the first output after 60 ms, in two halves, two more every 30 ms, the rest together."""
+
+    async def script(_, writer):
+        writer.write(STREAM_HEAD + chunk(b": hello\n\ndata: start\n\n"))
+        await asyncio.sleep(0.06)
+        writer.write(chunk(b"data: to"))
+        for part in (b"ken\n\n", b"data: token\n\n", b"data: token\n\n"):
+            writer.write(chunk(part))
+            await writer.drain()
+            await asyncio.sleep(0.03)
+        writer.write(chunk(b"data: token\n\ndata: token\n\n" + end) + b"0\r\n\r\n")
+
+    return script
+
+
+def test_outputs_of_a_stream_are_timed_when_their_last_byte_arrives():
+    with scripted_server(streaming()) as (url, _):
+        load = loaded(url, concurrency=2, carries_output=lambda event: event == b"token")
+    assert set(load.outcome) == {"ok"}
+    assert 0.06 <= min(load.first_s) <= sorted(load.first_s)[len(load.first_s) // 2] < 0.08
+    for first, gaps, latency in zip(load.first_s, load.gaps_s, load.latency_s, strict=True):
+        assert len(gaps) == 4
+        assert sum(gaps) + first <= latency
+    middle = [sorted(column)[len(column) // 2] for column in zip(*load.gaps_s, strict=True)]
+    assert [round(gap, 2) for gap in middle] == [0.03, 0.03, 0.03, 0.0]
+
+
+def test_a_stream_that_breaks_off_is_no_right_answer_even_with_a_200():
+    with scripted_server(streaming(end=b"")) as (url, _):
+        load = loaded(
+            url, carries_output=lambda event: event == b"token", check=lambda body, _: (b"DONE" in body, None)
+        )
+    assert set(load.outcome) == {"wrong_answer"}
+    assert load.requests_per_second == 0
+    assert set(load.quality) == {None}
+
+
 def test_inputs_rotate_in_an_order_fixed_by_the_seed():
     with scripted_server(replies()) as (url, _):
         seen = []

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mnist_model_benchmarking import benchmark
-from mnist_model_benchmarking.benchmark import VARIANTS
+import llm_model_benchmarking.benchmark
+import mnist_model_benchmarking.benchmark
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted(path for path in (ROOT / "mnist_model_benchmarking").glob("*.py")
+SUITES = (mnist_model_benchmarking.benchmark, llm_model_benchmarking.benchmark)
+SCRIPTS = sorted(path for suite in SUITES for path in Path(suite.__file__).parent.glob("*.py")
                  if "__main__" in path.read_text())  # fmt: skip
 MODULES = ["harness.load", "harness.charts", "harness.readme", "mnist_model_benchmarking.server_baseline"]
 
@@ -27,26 +28,35 @@ def test_help_by_path_from_another_folder_and_as_a_module(tmp_path):
     for command, result in zip(commands, shown, strict=True):
         assert result.returncode == 0, (command, result.stderr)
         assert "usage:" in result.stdout, command
-    assert len(SCRIPTS) >= 9
+    assert len(SCRIPTS) >= 13
     assert not list(tmp_path.iterdir())
 
 
-def test_variants_are_the_server_files_in_an_order_that_builds_up():
-    files = {path.stem.removeprefix("server_") for path in (ROOT / "mnist_model_benchmarking").glob("server_*.py")}
-    names = [variant.name for variant in VARIANTS]
+@pytest.mark.parametrize("suite", SUITES)
+def test_variants_are_the_server_files_in_an_order_that_builds_up(suite):
+    files = {path.stem.removeprefix("server_") for path in Path(suite.__file__).parent.glob("server_*.py")}
+    names = [variant.name for variant in suite.VARIANTS]
     assert set(names) == files
-    for variant in VARIANTS[1:]:
+    for variant in suite.VARIANTS[1:]:
         assert names.index(variant.builds_on) < names.index(variant.name)
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--variants", "nonsense"], ["--concurrency", "0"], ["--rounds", "-1"], ["--mnist", "nowhere"],
-    ["--output-dir", "/proc/nothing"], ["--url", "http://127.0.0.1:9"],
+COMMON = [["--variants", "nonsense"], ["--concurrency", "0"], ["--rounds", "-1"], ["--output-dir", "/proc/nothing"],
+          ["--url", "http://127.0.0.1:9"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suite", "arguments"), [
+    *((suite, arguments) for suite in SUITES for arguments in COMMON),
+    (mnist_model_benchmarking.benchmark, ["--mnist", "nowhere"]),
+    (llm_model_benchmarking.benchmark, ["--model", "random:huge"]),
+    (llm_model_benchmarking.benchmark, ["--model", "random:tiny", "--prompt-tokens", "5"]),
 ])  # fmt: skip
-def test_bad_options_are_refused_with_a_sentence_not_a_traceback(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+def test_bad_options_are_refused_with_a_sentence_not_a_traceback(suite, arguments, tmp_path, monkeypatch, capsys):
+    place = [] if "--output-dir" in arguments else ["--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *place])
     with pytest.raises(SystemExit) as ended:
-        benchmark.main()
+        suite.main()
     said = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err
     assert ended.value.code not in (0, None)
     assert len(said.strip().splitlines()[-1]) > 20
+    assert not list(tmp_path.iterdir())
