@@ -87,10 +87,9 @@ def one_token_attention(
     if query.shape[2] > 1 or mask is None:
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **options)
     heads, cached, width = query.shape[1], key.shape[1], query.shape[-1]
-    queries = query.float().view(cached, heads // cached, 1, width) * scaling
-    scores = (queries * key.float().view(cached, 1, -1, width)).sum(-1)
-    shares = scores.masked_fill(~mask.view(1, 1, -1), float("-inf")).softmax(-1)
-    mixed = (shares[..., None] * value.float().view(cached, 1, -1, width)).sum(-2)
+    queries = query.float().view(cached, heads // cached, width) * scaling
+    scores = queries @ key.float().view(cached, -1, width).transpose(1, 2)
+    mixed = scores.masked_fill(~mask.view(1, 1, -1), float("-inf")).softmax(-1) @ value.float().view(cached, -1, width)
     return mixed.to(query.dtype).view(1, 1, heads, width), None
 
 
