@@ -15,10 +15,10 @@ import math
 import multiprocessing
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Job:
         bodies: JSON documents, sent in a shuffled cycle.
         concurrency: connections with one request each in flight; ignored if there is a rate.
         duration_s: the least time to measure.
-        warmup_s: sent and checked before the clock starts, not counted.
+        warmup_s: sent before the clock starts, not counted. A closed loop also waits for an answer per connection: a queue
+            that is still filling up is no steady state.
         rate: requests per second to start, whatever the server does (Poisson arrivals); None for a closed loop.
         timeout_s: a request that takes longer counts as timed out.
         min_requests: a closed loop measures up to four times as long until so many have ended.
@@ -119,8 +120,8 @@ class Load:
         return [value for value, outcome in zip(values, self.outcome, strict=True) if outcome == OK]
 
 
-def run_job(job: Job) -> Load:
-    """Run a job on an event loop of its own, uvloop's where there is one."""
+def run_job(job: Job, on_opening: Callable[[], None] = lambda: None) -> Load:
+    """Run a job on an event loop of its own, uvloop's where there is one; tell when its warm-up is over."""
     from harness.loops import OpenLoopRun, Run
 
     try:
@@ -133,7 +134,7 @@ def run_job(job: Job) -> Load:
     gc.disable()
 
     async def measure() -> Load:
-        return await (Run(job) if job.rate is None else OpenLoopRun(job)).measure()
+        return await (Run if job.rate is None else OpenLoopRun)(job, on_opening).measure()
 
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -148,16 +149,32 @@ def load_process() -> Iterator[Callable[..., Load]]:
 
     Call what this yields with a Job and, if something is to be done once the warm-up is over, a function.
     """
-    with multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    context = multiprocessing.get_context("spawn")
+    opening = context.Event()
+    with context.Pool(1, prepare_process, (opening,)) as pool:
 
         def run(job: Job, once_warm: Callable[[], None] | None = None) -> Load:
-            pending = pool.apply_async(run_job, (job,))
+            opening.clear()
+            pending = pool.apply_async(run_job_and_tell, (job,))
             if once_warm:
-                time.sleep(job.warmup_s)
+                while not opening.wait(0.1) and not pending.ready():
+                    pass
                 once_warm()
             return pending.get(job.limit_s + 30)
 
         yield run
+
+
+def prepare_process(opening: Event) -> None:
+    """Make ready the process that runs jobs: a Ctrl-C is for the one that asked."""
+    global tell_opening
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tell_opening = opening.set
+
+
+def run_job_and_tell(job: Job) -> Load:
+    """Run a job and tell the process that asked when its warm-up is over."""
+    return run_job(job, tell_opening)
 
 
 def report(load: Load) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,8 +22,8 @@ SWEEP_S = 0.1
 class Run:
     """A closed loop: every connection sends its next request when the answer to its last one is complete."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, on_opening: Callable[[], None]) -> None:
+        self.job, self.on_opening = job, on_opening
         self.opened = self.closed = math.nan
         self.answers: list[Answer] = []
         self.late_s: list[float] = []
@@ -108,6 +108,8 @@ class Run:
     def open_or_close(self, now: float) -> None:
         """The window opens and closes at the end of a request; what ended before it opened is forgotten."""
         if math.isnan(self.opened):
+            if len(self.answers) <= self.job.concurrency:  # the first batch of answers may come at once
+                return
             self.open(now)
             self.answers.clear()
             self.alarm = now + self.job.duration_s
@@ -116,6 +118,7 @@ class Run:
 
     def open(self, now: float) -> None:
         self.opened, self.cpu_at_opening = now, time.process_time()
+        self.on_opening()
 
     def close(self, now: float) -> None:
         """End the measurement."""

@@ -76,7 +76,7 @@ def print_results(results: Results, console: Console) -> None:
     table = Table(title=f"{results.suite}: 95 % intervals over rounds; CPU in percent of one core")
     table.add_column("variant", no_wrap=True)
     for heading in headings(results):
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right", overflow="fold", no_wrap="[95 %]" in heading)
     for name in results.variants:
         for level in results.variants[name].levels:
             table.add_row(name, *row(level))
@@ -115,7 +115,7 @@ def about_model(variant: TokenVariant) -> str:
         parts.append(f"{variant.served_share_percent:.0f} % of the same model without a server")
     if variant.model_bytes is not None:
         parts.append(f"{variant.model_bytes / 1e6:.0f} MB of weights")
-    if variant.kl_divergence is not None:
+    if variant.kl_divergence is not None and variant.builds_on is not None:
         parts.append(f"{variant.kl_divergence:.2g} nats from the baseline's distribution")
     if variant.compile_s is not None:
         after = variant.compile_earned_back_requests
@@ -145,7 +145,7 @@ def headings(results: Results) -> tuple[str, ...]:
     if results.suite == "mnist":
         return offered, "right answers/s [95 %]", "p50 ms", "p99 ms", "right", "batch", "server CPU %"
     return (
-        offered, "output tokens/s [95 %]", "first token ms", "gap p50 ms", "gap p99 ms", "right", "as baseline",
+        offered, "output tokens/s [95 %]", "first token ms", "gap p50 ms", "gap p95 ms", "right", "as baseline",
         "server CPU %",
     )  # fmt: skip
 
@@ -155,7 +155,7 @@ def row(level: Level) -> list[str]:
     if isinstance(level, TokenLevel):
         own = [
             number(level.time_to_first_token_ms["mean"], ".0f"),
-            number(level.inter_token_latency_ms["p50"], ".1f"), number(level.inter_token_latency_ms["p99"], ".1f"),
+            number(level.inter_token_latency_ms["p50"], ".1f"), number(level.inter_token_latency_ms["p95"], ".1f"),
             right(level), share(level.token_agreement),
         ]  # fmt: skip
     else:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import multiprocessing
 import os
@@ -61,6 +62,13 @@ def serve(api: litserve.LitAPI, *, workers_per_device: int = 1, max_in_flight: i
 def variant_of(api: litserve.LitAPI) -> str:
     """The variant's name: its script is server_<name>.py."""
     return Path(inspect.getfile(type(api))).stem.removeprefix("server_")
+
+
+def api_class(script: str) -> type[litserve.LitAPI]:
+    """The LitAPI that a server script, given as a module name, defines."""
+    module = importlib.import_module(script)
+    defined = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
+    return next(value for value in defined if isinstance(value, type) and issubclass(value, litserve.LitAPI))
 
 
 def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:

@@ -54,29 +54,37 @@ def draw_levels(
         if bars:
             drawn = axes.bar(*zip(*bars, strict=True), WIDTH / len(loads) * 0.92, color=COLOURS[index % 6],
                              label=f"{load} in flight" if load.isdigit() else f"{load} offered")  # fmt: skip
-            axes.bar_label(drawn, fmt=lambda height: f"{height:.3g}", fontsize=8)
+            axes.bar_label(drawn, fmt=figure_text, fontsize=8)
     axes.set_xticks(range(len(variants)), list(variants))
     return places
 
 
+def figure_text(value: float) -> str:
+    """A number with as many digits as matter."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def draw_speed(axes: Axes, variants: dict[str, TokenVariant]) -> None:
-    """Served tokens per second with intervals, under what the model does without a server and the bandwidth allows."""
+    """Served tokens per second with intervals, beside the model without a server; the ceiling is told, not drawn."""
     for x, level in draw_levels(axes, variants, lambda level: level.output.mean).values():
         if level.output.ci95:
-            axes.vlines(x, max(0, level.output.ci95[0]), level.output.ci95[1], color="black", linewidth=1.5)
-    ceilings = {
-        "the model without a server": ("k", "-", [v.in_process_tokens_per_second for v in variants.values()]),
-        "what memory bandwidth allows": (
-            "#D55E00",
-            "--",
-            [v.theoretical_max_tokens_per_sec for v in variants.values()],
-        ),
-    }
-    for text, (colour, line, values) in ceilings.items():
-        known = [(at, getattr(value, "mean", value)) for at, value in enumerate(values) if value is not None]
-        for index, (at, value) in enumerate(known):
-            axes.hlines(value, at - 0.45, at + 0.45, colour, line, linewidth=1.3, label="" if index else text)
-    label(axes, "Output tokens per second (thin lines: 95 % interval)", "tokens per second")
+            axes.vlines(x + 0.12, max(0, level.output.ci95[0]), level.output.ci95[1], color="black", linewidth=1.5)
+    known = [
+        (at, variant.in_process_tokens_per_second.mean)
+        for at, variant in enumerate(variants.values())
+        if variant.in_process_tokens_per_second
+    ]
+    for index, (at, value) in enumerate(known):
+        text = "" if index else "one stream without a server"
+        axes.hlines(value, at - 0.45, at + 0.45, "#D55E00", "--", linewidth=1.3, label=text)
+    told = [
+        name
+        if variant.theoretical_max_tokens_per_sec is None
+        else f"{name}\n(bandwidth: {figure_text(variant.theoretical_max_tokens_per_sec)})"
+        for name, variant in variants.items()
+    ]
+    axes.set_xticks(range(len(variants)), told)
+    label(axes, "Output tokens per second, and what memory bandwidth allows one stream", "tokens per second")
 
 
 def draw_gaps(axes: Axes, variants: dict[str, TokenVariant]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.events import events
 from harness.launch import model_info
 from harness.levels import Measurement, Record, output_rate, quality
 from harness.machine import usable_cores
@@ -41,7 +42,7 @@ class ChatCheck:
         self.expected, self.tokens = expected, tokens
 
     def __call__(self, body: bytes, index: int) -> tuple[bool, float | None]:
-        *chunks, last = payloads(body) or [b""]
+        *chunks, last = [payload for _, payload in events(body, [(len(body), 0.0)])] or [b""]
         try:
             chunks = [json.loads(chunk) for chunk in chunks]
             choices = [choice for chunk in chunks for choice in chunk["choices"]]
@@ -52,11 +53,6 @@ class ChatCheck:
         right = last == b"[DONE]" and usage["completion_tokens"] == self.tokens and reason == "length"
         ids = [id_ for choice in choices for id_ in choice.get("token_ids") or []]
         return right, agreement(ids, self.expected[index]) if ids else None
-
-
-def payloads(body: bytes) -> list[bytes]:
-    """What follows "data:" in the events of a stream."""
-    return [line.removeprefix(b"data:").strip() for line in body.split(b"\n") if line.startswith(b"data:")]
 
 
 def agreement(ids: list[int], expected: list[int]) -> float:
@@ -244,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--model", help="hub id, folder, or random:<shape> (default: SmolLM2-135M-Instruct, else random weights)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="(default: %(default)s)")
-    add("--prompt-tokens", type=count, default=48, help="of every prompt, chat format included (default: %(default)s)")
+    add("--prompt-tokens", type=count, default=32, help="of every prompt, chat format included (default: %(default)s)")
     add("--output-tokens", type=count, default=32, help="of every answer (default: %(default)s)")
     return options
 

@@ -4,7 +4,8 @@ Variants are loaded when first asked for, and stay.
 """
 
 import argparse
-import importlib
+import contextlib
+import io
 import time
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from harness.serve import accelerator
+from harness.serve import accelerator, api_class
 from llm_model_benchmarking.generation import Prompt
 from llm_model_benchmarking.model import ModelNotFoundError, resolved
 from llm_model_benchmarking.prompts import chat_ids, prompts_of
@@ -39,12 +40,11 @@ def model_name(asked: str | None) -> str:
 
 def set_up(variant: str, flags: tuple[str, ...], asked_accelerator: str) -> dict[str, float]:
     """Load a variant as its server does, with the flags of its script; returns its figures."""
-    module = importlib.import_module(f"llm_model_benchmarking.server_{variant}")
-    defined = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
-    api = next(value for value in defined if isinstance(value, type) and issubclass(value, BaselineAPI))()
+    api = api_class(f"llm_model_benchmarking.server_{variant}")()
     parser = argparse.ArgumentParser()
     api.add_flags(parser)
-    api.configure(parser.parse_args(flags))
+    with contextlib.redirect_stdout(io.StringIO()):  # what a server says about its weights, the benchmark has said
+        api.configure(parser.parse_args(flags))
     api.setup(accelerator(asked_accelerator))
     apis[variant] = api
     return {name: getattr(api, name) for name in api.figures}

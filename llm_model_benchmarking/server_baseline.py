@@ -12,6 +12,7 @@ from typing import Any
 import litserve
 import torch
 from fastapi import HTTPException
+from jinja2 import TemplateError
 from torch import Tensor
 
 from harness.serve import serve
@@ -68,6 +69,9 @@ class BaselineAPI(litserve.LitAPI):
         began = time.perf_counter()
         self.tokenizer, self.model = load(self.model_name, device, getattr(torch, self.dtype), **self.loading())
         self.load_s = time.perf_counter() - began
+        positions = self.model.config.max_position_embeddings
+        if self.max_context > positions:
+            raise ValueError(f"--max-context {self.max_context}: this model has {positions} positions")
         self.model_bytes = self.model.get_memory_footprint()
         self.weight_bytes_per_token = weight_bytes_per_token(self.model)
         self.cache_bytes_per_token = cache_bytes_per_token(self.model)
@@ -90,7 +94,10 @@ class BaselineAPI(litserve.LitAPI):
 
     def decode_request(self, request: dict) -> Prompt:
         """The prompt of a request; HTTPException 400 if it does not fit into the context."""
-        ids = chat_ids(self.tokenizer, request["messages"])
+        try:
+            ids = chat_ids(self.tokenizer, request["messages"])
+        except TemplateError as error:  # some formats want roles to alternate, or know no system message
+            raise HTTPException(400, f"messages: the model's chat format refuses them: {error}") from error
         room, wanted = self.max_context - len(ids), request["max_tokens"]
         if room < (wanted or 1):
             asked = f" and {wanted} to generate" if wanted else ""

@@ -1,6 +1,5 @@
 """The models without a server: the right answers, and how many images per second they label on their own."""
 
-import importlib
 import time
 from pathlib import Path
 from statistics import median
@@ -8,7 +7,7 @@ from statistics import median
 import torch
 from PIL import Image
 
-from harness.serve import accelerator
+from harness.serve import accelerator, api_class
 from mnist_model_benchmarking.digits import image_file
 from mnist_model_benchmarking.model import SIDE, decode_image, load_model
 from mnist_model_benchmarking.server_baseline import BaselineAPI
@@ -39,19 +38,12 @@ def models_alone(variants: list[str], asked: str) -> dict[str, tuple[list[int], 
     Variants of the same precision share one measurement.
     """
     by_dtype: dict[torch.dtype, list[float]] = {}
-    apis = {variant: api_of(variant) for variant in variants}
+    apis = {variant: api_class(f"mnist_model_benchmarking.server_{variant}")() for variant in variants}
     for api in apis.values():
         if api.dtype not in by_dtype:
             api.setup(accelerator(asked))
             by_dtype[api.dtype] = [images_per_second(api, size) for size in BATCH_SIZES]
     return {variant: (BATCH_SIZES, by_dtype[api.dtype]) for variant, api in apis.items()}
-
-
-def api_of(variant: str) -> BaselineAPI:
-    """The LitAPI that a variant's script defines."""
-    module = importlib.import_module(f"mnist_model_benchmarking.server_{variant}")
-    defined = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
-    return next(value for value in defined if isinstance(value, type) and issubclass(value, BaselineAPI))()
 
 
 def images_per_second(api: BaselineAPI, batch_size: int) -> float:

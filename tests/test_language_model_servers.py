@@ -29,7 +29,10 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(place)
     tokenizer = build_tokenizer(49152, 1024)
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+        "{{ raise_exception('system comes first') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+    )
     tokenizer.save_pretrained(place)
     return str(place)
 
@@ -147,6 +150,15 @@ def test_bad_requests_are_refused_the_way_openai_does(server, wishes, words, str
     error = reply.json()["error"]
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def test_what_the_chat_format_refuses_is_a_bad_request(server):
+    reply = ask(server, messages=[*HELLO, {"role": "system", "content": "too late"}])
+    if server.info["weights"] == "random":  # its own format takes messages in any order
+        assert reply.ok
+    else:
+        assert reply.status_code == 400
+        assert "system comes first" in reply.json()["error"]["message"]
 
 
 def test_what_is_no_json_object_is_refused_too(server):

@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 
 from harness.launch import free_port, healthy, running_server
+from harness.serve import api_class
 from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.benchmark import VARIANTS
 from mnist_model_benchmarking.digits import image_file, sample_files
-from mnist_model_benchmarking.reference import answers, api_of
+from mnist_model_benchmarking.reference import answers
 
 ROOT = Path(__file__).parent.parent
 FILES, LABELS = zip(*sample_files(), strict=True)
@@ -176,7 +177,7 @@ def test_the_server_listens_on_this_machine_only(server):
 
 def test_half_precision_computes_in_bfloat16_and_only_it():
     for variant in VARIANTS:
-        api, seen = api_of(variant.name), []
+        api, seen = api_class(f"mnist_model_benchmarking.server_{variant.name}")(), []
         api.setup("cpu")
         api.model[0].register_forward_hook(lambda layer, inputs, output, seen=seen: seen.append((inputs[0], output)))
         api.probabilities(torch.zeros(2, 784))
