@@ -36,8 +36,8 @@ class Job:
         bodies: JSON documents, sent in a shuffled cycle.
         concurrency: connections with one request each in flight; ignored if there is a rate.
         duration_s: the least time to measure.
-        warmup_s: sent before the clock starts, not counted. A closed loop also waits for an answer per connection: a queue
-            that is still filling up is no steady state.
+        warmup_s: sent before the clock starts, not counted. A closed loop also waits for one answer per connection:
+            while its queue fills up, there is no steady state.
         rate: requests per second to start, whatever the server does (Poisson arrivals); None for a closed loop.
         timeout_s: a request that takes longer counts as timed out.
         min_requests: a closed loop measures up to four times as long until so many have ended.

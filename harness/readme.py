@@ -63,6 +63,8 @@ def doubts(results: Results) -> str:
     """How many rows carry a warning, and where it is to be read."""
     rows = [level for variant in results.variants.values() for level in variant.levels]
     flagged = sum(bool(level.warnings) for level in rows)
+    if not flagged:
+        return "No row carries a warning."
     return f"(!) {flagged} of {len(rows)} rows carry a warning, told on the console and under `warnings` in the file."
 
 

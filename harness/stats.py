@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy
-from scipy.stats import binom, t
+from scipy.stats import binom, t, ttest_ind
 
 CONFIDENCE = 0.95
 
@@ -82,7 +82,25 @@ def compared(new: Sequence[float], old: Sequence[float], noise_floor_percent: fl
     if interval is None or noise_floor_percent is None:
         return Comparison(percent, None, len(pairs), "not enough data", "not enough data: one round more at least")
     low, high = (in_percent(bound) for bound in interval)
-    return Comparison(percent, (low, high), len(pairs), *verdict(percent, low, high, ratios, noise_floor_percent))
+    more = rounds_needed(ratios) - len(ratios)
+    return Comparison(percent, (low, high), len(pairs), *verdict(percent, low, high, more, noise_floor_percent))
+
+
+def compared_unpaired(new: Sequence[float], old: Sequence[float], noise_floor_percent: float) -> Comparison:
+    """Compare rates of two runs, whose rounds have nothing to do with each other: Welch's t on their logarithms."""
+    new_logs, old_logs = ([math.log(value) for value in values if value > 0] for values in (new, old))
+    rounds = min(len(new_logs), len(old_logs))
+    if rounds == 0:
+        return Comparison(None, None, 0, "not enough data", "not enough data: no round has right answers of both")
+    percent = in_percent(float(numpy.mean(new_logs) - numpy.mean(old_logs)))
+    if rounds == 1:
+        return Comparison(percent, None, 1, "not enough data", "not enough data: two rounds of both at least")
+    if numpy.ptp(new_logs) == numpy.ptp(old_logs) == 0:  # where nothing varies there is no interval to compute
+        low = high = percent
+    else:
+        interval = ttest_ind(new_logs, old_logs, equal_var=False).confidence_interval(CONFIDENCE)
+        low, high = in_percent(interval.low), in_percent(interval.high)
+    return Comparison(percent, (low, high), rounds, *verdict(percent, low, high, None, noise_floor_percent))
 
 
 def in_percent(log_ratio: float) -> float:
@@ -90,17 +108,15 @@ def in_percent(log_ratio: float) -> float:
     return 100 * math.expm1(log_ratio)
 
 
-def verdict(
-    percent: float, low: float, high: float, ratios: Sequence[float], noise_floor_percent: float
-) -> tuple[str, str]:
-    """The verdict and its phrase."""
+def verdict(percent: float, low: float, high: float, more: int | None, noise_floor_percent: float) -> tuple[str, str]:
+    """The verdict and its phrase; `more` rounds might tell, if that is known."""
     if (low > 0 or high < 0) and abs(percent) > noise_floor_percent:
         word = "faster" if percent > 0 else "slower"
         return word, f"{word} by {abs(percent):.0f} % {bounds(low, high, percent > 0)}"
     undetected = max(abs(low), abs(high), noise_floor_percent)
     if abs(percent) > noise_floor_percent and undetected > 10:
-        more = rounds_needed(ratios) - len(ratios)
-        return "not enough data", f"not enough data: about {max(1, more)} more rounds ({percent:+.0f} % so far)"
+        rounds = "more rounds" if more is None else f"about {max(1, more)} more rounds"
+        return "not enough data", f"not enough data: {rounds} ({percent:+.0f} % so far)"
     return "no detectable difference", f"no detectable difference (< {undetected:.0f} %)"
 
 

@@ -14,7 +14,13 @@ ROOT = Path(__file__).parent.parent
 SUITES = (mnist_model_benchmarking.benchmark, llm_model_benchmarking.benchmark)
 SCRIPTS = sorted(path for suite in SUITES for path in Path(suite.__file__).parent.glob("*.py")
                  if "__main__" in path.read_text())  # fmt: skip
-MODULES = ["harness.load", "harness.charts", "harness.readme", "mnist_model_benchmarking.server_baseline"]
+MODULES = [
+    "harness.load",
+    "harness.compare",
+    "harness.charts",
+    "harness.readme",
+    "mnist_model_benchmarking.server_baseline",
+]
 
 
 def helped(command: list, folder: Path) -> subprocess.CompletedProcess:
