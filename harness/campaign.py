@@ -6,17 +6,20 @@ differ by is the noise floor. Results are saved after every turn.
 
 import argparse
 import contextlib
+import math
 import random
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from harness.advice import advice
 from harness.gpu import GpuReader, gpu_reader
 from harness.launch import Server, ServerFailedError, attached_server, running_server
 from harness.levels import Measurement, Record, summarised
@@ -25,7 +28,7 @@ from harness.machine import machine_record
 from harness.responder import responder
 from harness.result_file import save
 from harness.results import Results, VariantResult, Verdict, verdict_of
-from harness.stats import compared, noise_floor
+from harness.stats import Comparison, compared, noise_floor
 from harness.suite import LoadLevel, Suite
 from harness.utilisation import Sampler
 
@@ -168,7 +171,10 @@ class Campaign:
             rate = None if self.attached else self.suite.in_process(self.script_of(name))
             if rate is not None:
                 record.in_process[round_] = rate
-        except ServerFailedError as error:
+        except (
+            ServerFailedError,
+            RuntimeError,
+        ) as error:  # the latter from the model in process: out of memory, mostly
             record.error = str(error)
             self.console.print(f"[red]{name}[/red] failed: ", end="")
             self.console.print(str(error), markup=False)
@@ -205,7 +211,7 @@ class Campaign:
         """Everything measured so far."""
         builds_on = {variant.name: variant.builds_on for variant in self.suite.variants}
         settings = {key: value for key, value in vars(self.options).items() if key != "output_dir"}  # no measurement
-        return Results(
+        found = Results(
             suite=self.suite.name,
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
@@ -219,6 +225,7 @@ class Campaign:
             },
             verdicts=self.verdicts(),
         )  # fmt: skip
+        return replace(found, advice=advice(found))
 
     def variant_result(self, name: str, builds_on: str | None) -> VariantResult:
         """The part of one variant."""
@@ -248,7 +255,7 @@ class Campaign:
         if AGAIN not in self.records:
             return {}
         first, second = self.records[self.suite.variants[0].name], self.records[AGAIN]
-        return {level.name: noise_floor(*paired(first, second, level.name)) for level in self.levels}
+        return {level.name: noise_floor(*paired([first], [second], level.name)) for level in self.levels}
 
     def verdicts(self) -> list[Verdict]:
         """Every variant against the baseline and against the one it builds on, per level."""
@@ -260,9 +267,13 @@ class Campaign:
         return found
 
     def compared(self, variant: str, against: str, level: str, floors: dict[str, float | None]) -> Verdict:
-        """One verdict."""
-        new, old = paired(self.records[variant], self.records[against], level)
-        return verdict_of(variant, against, level, compared(new, old, floors.get(level)))
+        """One verdict; none where answers were wrong, for their speed is worth nothing."""
+        records = self.records_of(variant), self.records_of(against)
+        wrong = sum(record.wrong_answers(level) for each in records for record in each)
+        if wrong:
+            refused = Comparison(None, None, 0, "not counted", f"not counted: {wrong} wrong answers")
+            return verdict_of(variant, against, level, refused)
+        return verdict_of(variant, against, level, compared(*paired(*records, level), floors.get(level)))
 
 
 def told_figures(server: Server) -> dict[str, float]:
@@ -271,8 +282,17 @@ def told_figures(server: Server) -> dict[str, float]:
     return stats["workers"][0]["figures"] if stats else {}
 
 
-def paired(first: Record, second: Record, level: str) -> tuple[list[float], list[float]]:
-    """The rates of the rounds that both have measured."""
-    a, b = first.rates(level), second.rates(level)
+def paired(first: list[Record], second: list[Record], level: str) -> tuple[list[float], list[float]]:
+    """The rates of the rounds that both have measured; of several turns in a round, their geometric mean."""
+    a, b = rates_by_round(first, level), rates_by_round(second, level)
     both = sorted(a.keys() & b.keys())
     return [a[round_] for round_ in both], [b[round_] for round_ in both]
+
+
+def rates_by_round(records: list[Record], level: str) -> dict[int, float]:
+    """Requests per second of right answers; two baselines in a round halve the noise of what all are compared with."""
+    turns = defaultdict(list)
+    for record in records:
+        for round_, rate in record.rates(level).items():
+            turns[round_].append(rate)
+    return {round_: math.prod(rates) ** (1 / len(rates)) for round_, rates in turns.items()}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.load import Load
+from harness.load import WRONG_ANSWER, Load
 from harness.results import Client, Rate, latency_ms, rate, request_counts
 from harness.stats import mean, relative_spread
 from harness.utilisation import ROLES, Usage
@@ -65,6 +65,10 @@ class Record:
     def rates(self, level: str) -> dict[int, float]:
         """Requests per second of right answers, by round."""
         return {round_: measurement.load.requests_per_second for round_, measurement in self.measurements[level]}
+
+    def wrong_answers(self, level: str) -> int:
+        """How many answers of all rounds were wrong."""
+        return sum(measurement.load.outcome.count(WRONG_ANSWER) for _, measurement in self.measurements[level])
 
 
 def grown(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

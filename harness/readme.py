@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+from harness.advice import advice
 from harness.report import about_models, headings, number, row
 from harness.result_file import UnusableResultsError, read
 from harness.results import Results
@@ -45,6 +46,8 @@ def tables(results: Results) -> str:
         doubts(results),
         "",
         *(f"- {line}" for line in about_models(results)),
+        "",
+        *(f"- {sentence}" for sentence in advice(results)),
         "",
         "| compared | at | verdict |",
         "|---|--:|---|",

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from harness.advice import advice
 from harness.campaign import run
 from harness.charts import draw
 from harness.launch import ServerFailedError, attached_server
@@ -133,6 +134,8 @@ def print_verdicts(results: Results, console: Console) -> None:
         console.print(f"{verdict.variant} against {verdict.against} at {verdict.level}: {verdict.text}", markup=False)
     if not told:
         console.print("no verdicts: they need two rounds of the baseline and another variant")
+    for sentence in advice(results):
+        console.print(sentence, markup=False, style="bold")
     floors = {level: floor for level, floor in results.noise_floor_percent.items() if floor is not None}
     if floors:
         listed = ", ".join(f"{floor:.1f} % at {level}" for level, floor in floors.items())

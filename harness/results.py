@@ -245,6 +245,7 @@ class Results:
     Attributes:
         complete: False if the run was stopped before its end.
         noise_floor_percent: per load, what the baseline differs by between two launches; None with no second launch.
+        advice: what the verdicts mean, in sentences (harness.advice).
     """
 
     suite: Literal["mnist", "llm"]
@@ -256,6 +257,7 @@ class Results:
     noise_floor_percent: dict[str, float | None]
     variants: dict[str, ImageVariant | TokenVariant]
     verdicts: list[Verdict]
+    advice: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
 

@@ -17,10 +17,11 @@ import requests
 from rich.console import Console
 
 from harness import launch
-from harness.campaign import AGAIN, Campaign, run
+from harness.campaign import AGAIN, Campaign, paired, run
 from harness.connection import wire_format
 from harness.launch import ServerFailedError, attached_server, running_server
-from harness.levels import Measurement, output_rate, quality
+from harness.levels import Measurement, Record, output_rate, quality
+from harness.load import Load
 from harness.result_file import read
 from harness.results import ImageLevel, ImageVariant
 from harness.suite import Suite, Variant
@@ -216,3 +217,29 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     kept = read(tmp_path / "benchmark_results.json")
     assert kept.variants["steady"].error is None
     assert not kept.complete
+
+
+def test_two_baselines_of_a_round_count_as_their_geometric_mean():
+    def record(*rates: float) -> Record:
+        found = Record()
+        for round_, value in enumerate(rates):
+            load = Load(0.0, 1.0, right_in_window=int(value))
+            found.measurements["1"].append((round_, Measurement(load, None, None, None, None)))
+        return found
+
+    new, old = paired([record(100, 200, 300)], [record(100, 400), record(400, 100)], "1")
+    assert new == [100, 200]
+    assert old == pytest.approx([200, 200])
+
+
+def test_a_row_with_wrong_answers_carries_no_verdict(tmp_path):
+    numbers = suite("steady", "steady_too")
+    campaign = Campaign(numbers, options(tmp_path), Console(file=io.StringIO()))
+    for name, wrong in (("steady", 0), ("steady_too", 2)):
+        load = Load(0.0, 1.0, outcome=["wrong_answer"] * wrong, right_in_window=50)
+        campaign.records[name].measurements["1"] = [
+            (round_, Measurement(load, None, None, None, None)) for round_ in (0, 1)
+        ]
+    verdict = campaign.compared("steady_too", "steady", "1", {"1": 1.0})
+    assert verdict.verdict == "not counted"
+    assert verdict.text == "not counted: 4 wrong answers"
