@@ -53,7 +53,10 @@ def empty_compiler_cache() -> Iterator[None]:
     """Let all processes of a run share a compiler cache that is empty at first: its first launch compiles for real."""
     with tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True) as directory:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
-        yield
+        try:
+            yield
+        finally:
+            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 
 def check_writable(directory: Path) -> None:

@@ -187,12 +187,14 @@ def descendants() -> list[psutil.Process]:
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from rich.console import Console
 from tests.test_campaign import options, suite
 from harness.campaign import run
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where it is ignored
     found = run(suite("steady"), options(Path(sys.argv[1]), rounds=50), Console())
     print("kept", len(found.variants["steady"].levels[0].requests_per_second.rounds))
 """
