@@ -6,7 +6,6 @@ differ by is the noise floor. Results are saved after every turn.
 
 import argparse
 import contextlib
-import math
 import random
 import signal
 import time
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.advice import advice
+from harness.capacity import capacity
 from harness.gpu import GpuReader, gpu_reader
 from harness.launch import Server, ServerFailedError, attached_server, running_server
 from harness.levels import Measurement, Record, summarised
@@ -27,14 +27,15 @@ from harness.load import Job, Load, load_process
 from harness.machine import machine_record
 from harness.responder import responder
 from harness.result_file import save
-from harness.results import Results, VariantResult, Verdict, verdict_of
-from harness.stats import Comparison, compared, noise_floor
+from harness.results import Results, VariantResult
 from harness.suite import LoadLevel, Suite
 from harness.utilisation import Sampler
+from harness.verdicts import noise_floors, verdicts
 
 AGAIN = "baseline (again)"  # the second baseline of a round
 BETWEEN_LEVELS_S = 0.4
 CEILING_S = 1.0
+SEARCH_S = 60  # about, for the plan
 
 
 def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
@@ -97,6 +98,11 @@ class Campaign:
         order = random.Random(self.options.seed)
         return [(round_, name) for round_ in range(self.options.rounds) for name in order.sample(names, len(names))]
 
+    def searches(self) -> list[str]:
+        """The variants whose capacity is searched, each once: the search repeats its windows itself."""
+        asked = dict.fromkeys(name for _, name in self.turns() if name != AGAIN)
+        return list(asked) if self.options.slo_p99_ms else []
+
     def attached_name(self) -> str:
         """The variant that the server of --url says it is."""
         return self.attached.info.get("variant", "server")
@@ -107,6 +113,7 @@ class Campaign:
         seconds = len(self.turns()) * (
             len(self.levels) * level_s + (0 if self.attached else self.suite.turn_overhead_s)
         )
+        seconds += SEARCH_S * len(self.searches())
         kind = "requests per second offered" if self.options.rate else "requests in flight"
         return (
             f"{self.suite.name}: {', '.join(dict.fromkeys(name for _, name in self.turns()))}\n"
@@ -123,13 +130,17 @@ class Campaign:
         columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         # refreshed by hand between measurements: a progress bar that moves takes CPU from the server
         with Progress(*columns, console=self.console, auto_refresh=False) as progress:
-            task = progress.add_task("client and models", total=len(self.turns()) + 1)
+            task = progress.add_task("client and models", total=len(self.turns()) + len(self.searches()) + 1)
             progress.refresh()
             self.measure_client(run_load)
             self.prepare()
             for round_, name in self.turns():
                 progress.update(task, advance=1, description=f"round {round_ + 1}: {name}", refresh=True)
                 self.take_turn(round_, name, run_load)
+                save(self.results(), self.path)
+            for name in self.searches():
+                progress.update(task, advance=1, description=f"capacity: {name}", refresh=True)
+                self.search_capacity(name, run_load)
                 save(self.results(), self.path)
             progress.update(task, advance=1, description="done", refresh=True)
         self.complete = True
@@ -155,9 +166,9 @@ class Campaign:
             self.suite.prepare(names)
 
     def take_turn(self, round_: int, name: str, run_load: Callable[..., Load]) -> None:
-        """Launch a variant and measure every level; a failure is kept with its reason, and the run goes on."""
+        """Launch a variant and measure every level."""
         record = self.records[name]
-        try:
+        with self.failures_of(name):
             with self.server(name) as server:
                 record.server = server.info
                 record.figures.append(told_figures(server))
@@ -171,13 +182,21 @@ class Campaign:
             rate = None if self.attached else self.suite.in_process(self.script_of(name))
             if rate is not None:
                 record.in_process[round_] = rate
-        except (
-            ServerFailedError,
-            RuntimeError,
-        ) as error:  # the latter from the model in process: out of memory, mostly
-            record.error = str(error)
+
+    @contextlib.contextmanager
+    def failures_of(self, name: str) -> Iterator[None]:
+        """Keep a failure of a variant's turn with its reason, and go on."""
+        try:
+            yield
+        except (ServerFailedError, RuntimeError) as error:  # the latter from the model in process, out of memory mostly
+            self.records[name].error = str(error)
             self.console.print(f"[red]{name}[/red] failed: ", end="")
             self.console.print(str(error), markup=False)
+
+    def search_capacity(self, name: str, run_load: Callable[..., Load]) -> None:
+        """Launch a variant once more, and find the rate at which it still keeps the promise."""
+        with self.failures_of(name), self.server(name) as server:
+            self.records[name].capacity = capacity(self.job(server), run_load, self.options.slo_p99_ms)
 
     @contextlib.contextmanager
     def server(self, name: str) -> Iterator[Server]:
@@ -194,13 +213,17 @@ class Campaign:
         """The variant whose server takes this turn."""
         return self.suite.variants[0].name if name == AGAIN else name
 
-    def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[..., Load]) -> Measurement:
-        """One level of one turn; the server's identity is checked before and after."""
-        job = Job(
+    def job(self, server: Server, level: LoadLevel = LoadLevel(1, None)) -> Job:  # noqa: B008 - it is frozen
+        """The suite's requests to this server, under this load."""
+        return Job(
             server.url + self.suite.path, self.suite.bodies, level.concurrency or 1, self.options.duration,
             self.options.warmup, level.rate, self.options.timeout, self.suite.min_requests, self.suite.check,
             self.suite.carries_output, self.options.seed,
         )  # fmt: skip
+
+    def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[..., Load]) -> Measurement:
+        """One level of one turn; the server's identity is checked before and after."""
+        job = self.job(server, level)
         warm = []  # the workers' totals when the warm-up is over: what they did before is not measured
         with Sampler(server.pid, server.stats(), self.gpu) as sampler:
             load = run_load(job, lambda: warm.append(server.stats()))
@@ -211,6 +234,9 @@ class Campaign:
         """Everything measured so far."""
         builds_on = {variant.name: variant.builds_on for variant in self.suite.variants}
         settings = {key: value for key, value in vars(self.options).items() if key != "output_dir"}  # no measurement
+        levels, baseline = [level.name for level in self.levels], self.suite.variants[0].name
+        twice = {baseline, AGAIN} <= self.records.keys()
+        floors = noise_floors(self.records[baseline], self.records[AGAIN], levels) if twice else {}
         found = Results(
             suite=self.suite.name,
             started_utc=self.started_utc,
@@ -218,12 +244,12 @@ class Campaign:
             complete=self.complete,
             machine=self.machine,
             settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
-            noise_floor_percent=self.noise_floors(),
+            noise_floor_percent=floors,
             variants={
                 name: self.variant_result(name, builds_on.get(name))
                 for name in [*builds_on, *self.records] if name in self.records and name != AGAIN
             },
-            verdicts=self.verdicts(),
+            verdicts=verdicts(self.suite.variants, levels, self.records_of, floors),
         )  # fmt: skip
         return replace(found, advice=advice(found))
 
@@ -241,58 +267,18 @@ class Campaign:
             "builds_on": builds_on,
             "server": self.records[name].server,
             "startup_s": sum(startups_s) / len(startups_s) if startups_s else None,
+            "capacity": records[0].capacity,
             "error": next((record.error for record in records if record.error), None),
         }
         return self.suite.variant(name, common, levels, together)
 
     def records_of(self, name: str) -> list[Record]:
-        """The records of a variant; the baseline's second turns count for it too."""
-        again = name == self.suite.variants[0].name and AGAIN in self.records
-        return [self.records[name], *([self.records[AGAIN]] if again else [])]
-
-    def noise_floors(self) -> dict[str, float | None]:
-        """Per level, what two launches of the baseline differ by."""
-        if AGAIN not in self.records:
-            return {}
-        first, second = self.records[self.suite.variants[0].name], self.records[AGAIN]
-        return {level.name: noise_floor(*paired([first], [second], level.name)) for level in self.levels}
-
-    def verdicts(self) -> list[Verdict]:
-        """Every variant against the baseline and against the one it builds on, per level."""
-        floors, found = self.noise_floors(), []
-        for variant in self.suite.variants[1:]:
-            for against in dict.fromkeys((self.suite.variants[0].name, variant.builds_on)):
-                if variant.name in self.records and against in self.records:
-                    found += [self.compared(variant.name, against, level.name, floors) for level in self.levels]
-        return found
-
-    def compared(self, variant: str, against: str, level: str, floors: dict[str, float | None]) -> Verdict:
-        """One verdict; none where answers were wrong, for their speed is worth nothing."""
-        records = self.records_of(variant), self.records_of(against)
-        wrong = sum(record.wrong_answers(level) for each in records for record in each)
-        if wrong:
-            refused = Comparison(None, None, 0, "not counted", f"not counted: {wrong} wrong answers")
-            return verdict_of(variant, against, level, refused)
-        return verdict_of(variant, against, level, compared(*paired(*records, level), floors.get(level)))
+        """The records of a variant, if it has any; the baseline's second turns count for it too."""
+        names = [name, AGAIN] if name == self.suite.variants[0].name else [name]
+        return [self.records[known] for known in names if known in self.records]
 
 
 def told_figures(server: Server) -> dict[str, float]:
     """What the first worker told about itself after setup."""
     stats = server.stats()
     return stats["workers"][0]["figures"] if stats else {}
-
-
-def paired(first: list[Record], second: list[Record], level: str) -> tuple[list[float], list[float]]:
-    """The rates of the rounds that both have measured; of several turns in a round, their geometric mean."""
-    a, b = rates_by_round(first, level), rates_by_round(second, level)
-    both = sorted(a.keys() & b.keys())
-    return [a[round_] for round_ in both], [b[round_] for round_ in both]
-
-
-def rates_by_round(records: list[Record], level: str) -> dict[int, float]:
-    """Requests per second of right answers; two baselines in a round halve the noise of what all are compared with."""
-    turns = defaultdict(list)
-    for record in records:
-        for round_, rate in record.rates(level).items():
-            turns[round_].append(rate)
-    return {round_: math.prod(rates) ** (1 / len(rates)) for round_, rates in turns.items()}

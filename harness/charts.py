@@ -43,6 +43,8 @@ def draw(results: Results, directory: Path) -> list[Path]:
         }
         if any(variant.baseline_throughput for variant in results.variants.values()):
             pictures["throughput/model_alone.png"] = model_figure(results)
+    if any(variant.capacity for variant in results.variants.values()):
+        pictures["latency_over_rate.png"] = capacity_figure(results)
     for name in results.variants:
         pictures[f"utilisation/benchmark_results_{name}.png"] = variant_figure(results, name)
     return [saved(figure, directory / path) for path, figure in pictures.items()]
@@ -103,6 +105,38 @@ def model_figure(results: Results) -> Figure:
     axes.set_xlabel("batch size (images per forward pass)")
     axes.set_ylabel("images per second, one process")
     axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def capacity_figure(results: Results) -> Figure:
+    """The search for capacity: every window's p99 over the rate offered, and the rate that each variant carries."""
+    found = {name: variant.capacity for name, variant in results.variants.items() if variant.capacity}
+    figure, (axes,) = page(results, "Capacity under a promise", 1, 1, (10, 6), load="open loop, Poisson arrivals")
+    for index, (name, capacity) in enumerate(found.items()):
+        style = {"color": COLOURS[index % 6], "marker": MARKERS[index % 6], "s": 45}
+        for held in (True, False):
+            points = [
+                (window.rate, window.latency_ms["p99"])
+                for window in capacity.windows
+                if window.held == held and window.latency_ms["p99"] is not None
+            ]
+            if points:
+                axes.scatter(*zip(*points, strict=True), **style, facecolors=style["color"] if held else "none")
+        axes.plot([], [], color=style["color"], marker=style["marker"], linestyle="none",
+                  label=f"{name}: {capacity.text}")  # fmt: skip
+        if capacity.requests_per_second is not None:
+            axes.axvline(capacity.requests_per_second, color=style["color"], linewidth=1, alpha=0.6)
+    promise_ms = next(iter(found.values())).p99_ms
+    axes.axhline(promise_ms, color="#D55E00", linestyle="--", linewidth=1, label=f"the promise: {promise_ms:g} ms")
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")
+        axis.set_tick_params(which="minor", labelsize=7)
+    axes.set_xlabel("requests per second offered\n(filled: the window held; hollow: too slow, or a request failed)")
+    axes.set_ylabel("p99 of the latency in milliseconds, one point per window")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     return figure

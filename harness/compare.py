@@ -20,7 +20,9 @@ from harness.results import Level, Results
 from harness.stats import Comparison, compared_unpaired
 
 REGRESSION, UNUSABLE = 1, 2
-FREE_SETTINGS = {"variants", "concurrency", "rate", "rounds", "quick", "seed", "timeout"}  # of which rows, how often
+FREE_SETTINGS = {  # which rows there are and how often they were measured, but not what a row is
+    "variants", "concurrency", "rate", "rounds", "quick", "seed", "timeout", "slo_p99_ms",
+}  # fmt: skip
 MACHINE = ("cpu", "usable_cores", "memory_bytes", "gpus", "os")
 WRONG = ("wrong_answer", "http_error", "timeout", "connection_error")
 

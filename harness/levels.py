@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.load import WRONG_ANSWER, Load
-from harness.results import Client, Rate, latency_ms, rate, request_counts
+from harness.results import Capacity, Client, Rate, latency_ms, rate, request_counts
 from harness.stats import mean, relative_spread
 from harness.utilisation import ROLES, Usage
 
@@ -15,6 +15,7 @@ WINDOWS = 3
 CLIENT_BOUND = 0.5
 LEAST_IN_FLIGHT = 0.95
 STOLEN_PERCENT = 5
+LATE_S, LATE_SHARE = 0.005, 0.01  # perf_analyzer's rule: more than 1 % sent late is no longer the load asked for
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Record:
         figures: what the first worker of each launch told about itself (harness.measured.Counters).
         in_process: requests per second without a server, by round.
         server: what /info said.
+        capacity: what it carries under a promise.
         error: why it could not be measured to the end.
     """
 
@@ -60,6 +62,7 @@ class Record:
     figures: list[dict[str, float]] = field(default_factory=list)
     in_process: dict[int, float] = field(default_factory=dict)
     server: dict[str, Any] = field(default_factory=dict)
+    capacity: Capacity | None = None
     error: str | None = None
 
     def rates(self, level: str) -> dict[int, float]:
@@ -201,6 +204,13 @@ def warnings(concurrency: int | None, measured: list[Measurement]) -> list[str]:
     if concurrency and in_flight and not any(failed.values()) and in_flight < LEAST_IN_FLIGHT * concurrency:
         found.append(
             f"only {in_flight:.1f} of {concurrency} requests in flight (Little's law): was the client held up?"
+        )
+    late_s = [seconds for load in loads for seconds in load.late_s]
+    late = sum(seconds > LATE_S for seconds in late_s) / max(1, len(late_s))
+    if late > LATE_SHARE:
+        found.append(
+            f"{100 * late:.0f} % of the requests were sent over {1000 * LATE_S:.0f} ms late: the client had no CPU "
+            "or no connection; try a lower --rate, or another machine for the client"
         )
     stolen = mean(known(measurement.usage.stolen_percent for measurement in measured))
     if stolen is not None and stolen > STOLEN_PERCENT:

@@ -65,6 +65,8 @@ def benchmark_parser(
     add("--warmup", type=positive, default=0.5, help="seconds of load before that (default: %(default)s)")
     add("--rate", type=listed(float), metavar="R,R",
         help="open loop instead: requests per second that arrive whatever the server does, one level each")  # fmt: skip
+    add("--slo-p99-ms", type=positive, metavar="MS",
+        help="also search each variant's capacity: the rate at which 99 %% of answers come within MS")  # fmt: skip
     add("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the models run")
     add("--api-servers", type=count, default=1, help="HTTP processes per server (default: %(default)s)")
     add("--output-dir", type=Path, default=output, help="where results and charts go (default: %(default)s)")

@@ -23,14 +23,21 @@ UNITS = {"mnist": "images", "llm": "output tokens"}
 GIB = 2**30
 
 
-def page(results: Results, title: str, rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """An empty page with a title and, under it, the machine that was measured."""
+def page(
+    results: Results, title: str, rows: int, columns: int, size: tuple[float, float], load: str | None = None
+) -> tuple[Figure, list[Axes]]:
+    """An empty page with a title and, under it, the machine that was measured and how: `load`, or what rows say."""
     figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     machine = results.machine
     where = f"{machine['cpu']}, {machine['usable_cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"
     figure.suptitle(f"{title}\n", fontsize=13)
     figure.text(
-        0.5, 0.945 if rows > 1 else 0.925, f"{where}  ·  {load_kind(results)}", ha="center", fontsize=9, color="#555555"
+        0.5,
+        0.945 if rows > 1 else 0.925,
+        f"{where}  ·  {load or load_kind(results)}",
+        ha="center",
+        fontsize=9,
+        color="#555555",
     )
     return figure, list(axes.flat)
 

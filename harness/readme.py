@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from harness.advice import advice
-from harness.report import about_models, headings, number, row
+from harness.report import about_capacity, about_models, headings, number, row
 from harness.result_file import UnusableResultsError, read
 from harness.results import Results
 
@@ -45,7 +45,7 @@ def tables(results: Results) -> str:
         "",
         doubts(results),
         "",
-        *(f"- {line}" for line in about_models(results)),
+        *(f"- {line}" for line in about_models(results) + about_capacity(results)),
         "",
         *(f"- {sentence}" for sentence in advice(results)),
         "",

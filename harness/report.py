@@ -86,7 +86,7 @@ def print_results(results: Results, console: Console) -> None:
             table.add_row(name, *row(level))
         table.add_section()
     console.print(table)
-    for line in about_models(results):
+    for line in about_models(results) + about_capacity(results):
         console.print(line, markup=False)
     print_verdicts(results, console)
     for name in results.variants:
@@ -128,6 +128,15 @@ def about_model(variant: TokenVariant) -> str:
             + ("not earned back" if after is None else f"earned back after {after:,} requests")
         )
     return ", ".join(parts)
+
+
+def about_capacity(results: Results) -> list[str]:
+    """What each variant carries under the promise, if that was asked."""
+    return [
+        f"{name}: {variant.capacity.text} with p99 within {variant.capacity.p99_ms:g} ms"
+        for name, variant in results.variants.items()
+        if variant.capacity
+    ]
 
 
 def print_verdicts(results: Results, console: Console) -> None:

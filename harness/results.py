@@ -146,6 +146,41 @@ class ModelAlone:
     images_per_second: list[float]
 
 
+@dataclass(frozen=True, config=FINITE)
+class CapacityWindow:
+    """One window of a search for capacity: the rate offered, how its requests ended, their latency, whether it held."""
+
+    rate: float
+    requests: dict[str, int]
+    latency_ms: dict[str, float | None]
+    held: bool
+
+
+@dataclass(frozen=True, config=FINITE)
+class Capacity:
+    """The highest rate of Poisson arrivals at which p99 stays within a promise and nothing fails (harness.capacity).
+
+    Attributes:
+        p99_ms: the promise, latency from the intended send.
+        requests_per_second: the highest rate that held; None if none did in the time there was.
+        fails_at: the lowest rate that did not, requests per second; None if none was reached in time.
+        windows: every window, in order.
+    """
+
+    p99_ms: float
+    requests_per_second: float | None
+    fails_at: float | None
+    windows: list[CapacityWindow]
+
+    @property
+    def text(self) -> str:
+        """The capacity for people, and how well it is known."""
+        held, failed = self.requests_per_second, self.fails_at
+        if held is None:
+            return "no rate found in time" if failed is None else f"not even {failed:.0f} requests/s"
+        return f"{held:.0f} requests/s" + (" at least" if failed is None else f", not {failed:.0f}")
+
+
 @dataclass(frozen=True, config=FINITE, kw_only=True)
 class VariantResult:
     """One variant; what all suites have in common.
@@ -155,12 +190,14 @@ class VariantResult:
         server: what its /info said.
         startup_s: from launch to ready, mean over rounds; None if it was not launched or never came up.
         error: None, or why it could not be measured to the end, with the last lines of its log.
+        capacity: what it carries under a promise; None if nobody asked (--slo-p99-ms).
     """
 
     builds_on: str | None
     server: dict[str, Any]
     startup_s: float | None
     error: str | None
+    capacity: Capacity | None = None
 
 
 @dataclass(frozen=True, config=FINITE, kw_only=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,14 +17,14 @@ import pytest
 import requests
 from rich.console import Console
 
-from harness import launch
-from harness.campaign import AGAIN, Campaign, paired, run
+from harness import campaign, launch
+from harness.campaign import AGAIN, Campaign, run
+from harness.capacity import judged
 from harness.connection import wire_format
 from harness.launch import ServerFailedError, attached_server, running_server
-from harness.levels import Measurement, Record, output_rate, quality
-from harness.load import Load
+from harness.levels import Measurement, output_rate, quality
 from harness.result_file import read
-from harness.results import ImageLevel, ImageVariant
+from harness.results import Capacity, ImageLevel, ImageVariant
 from harness.suite import Suite, Variant
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +61,7 @@ def options(tmp_path: Path, **changes) -> Namespace:
     values = {
         "variants": ["steady"], "concurrency": [1, 4], "rounds": 1, "duration": 0.5, "warmup": 0.1, "rate": None,
         "accelerator": "cpu", "api_servers": 1, "output_dir": tmp_path, "seed": 0, "timeout": 3.0, "url": None,
+        "slo_p99_ms": None,
     }  # fmt: skip
     return Namespace(**(values | changes))
 
@@ -221,27 +223,18 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     assert not kept.complete
 
 
-def test_two_baselines_of_a_round_count_as_their_geometric_mean():
-    def record(*rates: float) -> Record:
-        found = Record()
-        for round_, value in enumerate(rates):
-            load = Load(0.0, 1.0, right_in_window=int(value))
-            found.measurements["1"].append((round_, Measurement(load, None, None, None, None)))
-        return found
+def test_capacity_is_searched_once_per_variant_on_a_server_of_its_own_and_kept(tmp_path, monkeypatch):
+    searched = []
 
-    new, old = paired([record(100, 200, 300)], [record(100, 400), record(400, 100)], "1")
-    assert new == [100, 200]
-    assert old == pytest.approx([200, 200])
+    def one_window(job, run_load, promise_ms):
+        searched.append(job.url)
+        load = run_load(replace(job, rate=40.0, duration_s=0.5))
+        return Capacity(promise_ms, 40.0, 42.0, [judged(40.0, load, promise_ms)])
 
-
-def test_a_row_with_wrong_answers_carries_no_verdict(tmp_path):
-    numbers = suite("steady", "steady_too")
-    campaign = Campaign(numbers, options(tmp_path), Console(file=io.StringIO()))
-    for name, wrong in (("steady", 0), ("steady_too", 2)):
-        load = Load(0.0, 1.0, outcome=["wrong_answer"] * wrong, right_in_window=50)
-        campaign.records[name].measurements["1"] = [
-            (round_, Measurement(load, None, None, None, None)) for round_ in (0, 1)
-        ]
-    verdict = campaign.compared("steady_too", "steady", "1", {"1": 1.0})
-    assert verdict.verdict == "not counted"
-    assert verdict.text == "not counted: 4 wrong answers"
+    monkeypatch.setattr(campaign, "capacity", one_window)
+    measured(tmp_path, ("steady", "stillborn"), concurrency=[1], rounds=2, slo_p99_ms=400.0)
+    steady, stillborn = read(tmp_path / "benchmark_results.json").variants.values()
+    assert len(searched) == 1
+    assert steady.capacity.text == "40 requests/s, not 42"
+    assert steady.capacity.windows[0].requests["ok"] > 5
+    assert (steady.error, stillborn.capacity) == (None, None)
