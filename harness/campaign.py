@@ -7,12 +7,13 @@ differ by is the noise floor. Results are saved after every turn.
 import argparse
 import contextlib
 import random
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -20,11 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.advice import advice
 from harness.capacity import capacity
+from harness.family import sigterm_as_interrupt
 from harness.gpu import GpuReader, gpu_reader
 from harness.launch import Server, ServerFailedError, attached_server, running_server
 from harness.levels import Measurement, Record, summarised
 from harness.load import Job, Load, load_process
 from harness.machine import machine_record
+from harness.nulls import NullRecord, Shape, answer_flags, null_job, null_levels, shape_of
 from harness.responder import responder
 from harness.result_file import save
 from harness.results import Results, VariantResult
@@ -33,9 +36,10 @@ from harness.utilisation import Sampler
 from harness.verdicts import noise_floors, verdicts
 
 AGAIN = "baseline (again)"  # the second baseline of a round
+NULL = "null_server"
 BETWEEN_LEVELS_S = 0.4
 CEILING_S = 1.0
-SEARCH_S = 60  # about, for the plan
+NULLS_S, SEARCH_S = 25, 60  # per round and per variant, about, for the plan
 
 
 def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
@@ -53,21 +57,6 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
     return results
 
 
-@contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end a run the way Ctrl-C does: keep what is done, leave no process."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 class Campaign:
     """A run in progress."""
 
@@ -79,6 +68,7 @@ class Campaign:
         self.levels = [LoadLevel(None, rate) for rate in options.rate or []]
         self.levels = self.levels or [LoadLevel(concurrency, None) for concurrency in options.concurrency]
         self.records: dict[str, Record] = defaultdict(Record)
+        self.nulls: dict[Shape, NullRecord] = defaultdict(NullRecord)
         self.ceilings: dict[str, float] = {}
         self.complete = False
         self.attached = attached_server(options.url) if options.url else None
@@ -113,7 +103,7 @@ class Campaign:
         seconds = len(self.turns()) * (
             len(self.levels) * level_s + (0 if self.attached else self.suite.turn_overhead_s)
         )
-        seconds += SEARCH_S * len(self.searches())
+        seconds += SEARCH_S * len(self.searches()) + (0 if self.attached else NULLS_S * self.options.rounds)
         kind = "requests per second offered" if self.options.rate else "requests in flight"
         return (
             f"{self.suite.name}: {', '.join(dict.fromkeys(name for _, name in self.turns()))}\n"
@@ -130,14 +120,19 @@ class Campaign:
         columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         # refreshed by hand between measurements: a progress bar that moves takes CPU from the server
         with Progress(*columns, console=self.console, auto_refresh=False) as progress:
-            task = progress.add_task("client and models", total=len(self.turns()) + len(self.searches()) + 1)
+            task = progress.add_task(
+                "client and models", total=len(self.turns()) + self.options.rounds + len(self.searches()) + 1
+            )
             progress.refresh()
             self.measure_client(run_load)
             self.prepare()
-            for round_, name in self.turns():
-                progress.update(task, advance=1, description=f"round {round_ + 1}: {name}", refresh=True)
-                self.take_turn(round_, name, run_load)
-                save(self.results(), self.path)
+            for round_, turns in groupby(self.turns(), itemgetter(0)):
+                for _, name in turns:
+                    progress.update(task, advance=1, description=f"round {round_ + 1}: {name}", refresh=True)
+                    self.take_turn(round_, name, run_load)
+                    save(self.results(), self.path)
+                progress.update(task, advance=1, description=f"round {round_ + 1}: {NULL}", refresh=True)
+                self.measure_nulls(run_load)
             for name in self.searches():
                 progress.update(task, advance=1, description=f"capacity: {name}", refresh=True)
                 self.search_capacity(name, run_load)
@@ -175,7 +170,8 @@ class Campaign:
                 if server.startup_s is not None:
                     record.startups_s.append(server.startup_s)
                 for level in self.levels:
-                    measurement = self.measure_level(server, level, run_load)
+                    ceiling = self.ceilings.get(level.name)
+                    measurement = self.measured(server, self.job(server, level), ceiling, run_load)
                     record.measurements[level.name].append((round_, measurement))
                     if not measurement.load.right_in_window:
                         raise ServerFailedError(f"no right answer at level {level.name}{server.tail()}")
@@ -193,6 +189,16 @@ class Campaign:
             self.console.print(f"[red]{name}[/red] failed: ", end="")
             self.console.print(str(error), markup=False)
 
+    def measure_nulls(self, run_load: Callable[..., Load]) -> None:
+        """Launch LitServe around nothing, once for each way in which a variant is set up."""
+        shapes = {shape for record in self.records.values() if (shape := shape_of(record.server))}
+        for shape in () if self.attached else sorted(shapes):
+            flags = (*self.flags, *shape.flags, *answer_flags(self.suite))
+            with self.failures_of(NULL), running_server("harness.null_server", *flags) as server:
+                for level in null_levels(self.options.concurrency):
+                    job = null_job(self.job(server, level), server.url)
+                    self.nulls[shape].measurements[level.name].append(self.measured(server, job, None, run_load))
+
     def search_capacity(self, name: str, run_load: Callable[..., Load]) -> None:
         """Launch a variant once more, and find the rate at which it still keeps the promise."""
         with self.failures_of(name), self.server(name) as server:
@@ -204,10 +210,14 @@ class Campaign:
         if self.attached:
             yield self.attached
             return
-        flags = ("--accelerator", self.options.accelerator, "--api-servers", str(self.options.api_servers))
         module = f"{self.suite.package}.server_{self.script_of(name)}"
-        with running_server(module, *flags, *self.suite.server_flags) as server:
+        with running_server(module, *self.flags, *self.suite.server_flags) as server:
             yield server
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What every server is launched with."""
+        return "--accelerator", self.options.accelerator, "--api-servers", str(self.options.api_servers)
 
     def script_of(self, name: str) -> str:
         """The variant whose server takes this turn."""
@@ -221,14 +231,12 @@ class Campaign:
             self.suite.carries_output, self.options.seed,
         )  # fmt: skip
 
-    def measure_level(self, server: Server, level: LoadLevel, run_load: Callable[..., Load]) -> Measurement:
+    def measured(self, server: Server, job: Job, ceiling: float | None, run_load: Callable[..., Load]) -> Measurement:
         """One level of one turn; the server's identity is checked before and after."""
-        job = self.job(server, level)
         warm = []  # the workers' totals when the warm-up is over: what they did before is not measured
         with Sampler(server.pid, server.stats(), self.gpu) as sampler:
             load = run_load(job, lambda: warm.append(server.stats()))
-        usage, ceiling = sampler.usage(load.opened, load.closed), self.ceilings.get(level.name)
-        return Measurement(load, usage, warm[0], server.stats(), ceiling)
+        return Measurement(load, sampler.usage(load.opened, load.closed), warm[0], server.stats(), ceiling)
 
     def results(self) -> Results:
         """Everything measured so far."""
@@ -257,16 +265,20 @@ class Campaign:
         """The part of one variant."""
         together = {known: self.records_of(known) for known in self.records}
         records = together[name]
+        null = self.nulls.get(shape_of(self.records[name].server), NullRecord())
         startups_s = [seconds for record in records for seconds in record.startups_s]
         levels = []
         for level in self.levels:
             measured = [measurement for record in records for _, measurement in record.measurements[level.name]]
             if measured:
-                levels.append(self.suite.level(summarised(level.concurrency, level.rate, measured), measured))
+                levels.append(
+                    self.suite.level(summarised(level.concurrency, level.rate, measured, null.floor), measured)
+                )
         common = {
             "builds_on": builds_on,
             "server": self.records[name].server,
             "startup_s": sum(startups_s) / len(startups_s) if startups_s else None,
+            "null_server": null.result(self.options.concurrency),
             "capacity": records[0].capacity,
             "error": next((record.error for record in records if record.error), None),
         }

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from harness.launch import ServerFailedError
 from harness.load import OK, Job, Load
-from harness.results import Capacity, CapacityWindow, latency_ms, request_counts
+from harness.results import Capacity, CapacityWindow
+from harness.rows import latency_ms, request_counts
 from harness.stats import requests_needed
 
 STEP = 1.4  # from rate to rate, until one has held and one has not

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from harness.report import LOG_WIDTH, rate_text
 from harness.result_file import UnusableResultsError, read
-from harness.results import Level, Results
+from harness.results import Results
+from harness.rows import Level
 from harness.stats import Comparison, compared_unpaired
 
 REGRESSION, UNUSABLE = 1, 2

@@ -37,7 +37,8 @@ class Connection(asyncio.Protocol):
     def send(self, index: int, intended: float, sent: float) -> None:
         """Send the request `index`, which was due at `intended`."""
         self.index, self.intended, self.sent = index, intended, sent
-        self.transport.write(self.run.wire[index])
+        head, rest = self.run.wire[index]
+        self.transport.writelines((b"%bX-Request-Start: t=%.6f\r\n\r\n" % (head, intended + self.run.unix_s), rest))
 
     def data_received(self, data: bytes) -> None:
         if self.index is None:
@@ -128,12 +129,12 @@ class Answer(NamedTuple):
     arrivals: list[tuple[int, float]]
 
 
-def wire_format(url: str, body: bytes) -> bytes:
-    """The bytes of one POST request with a JSON body."""
+def wire_format(url: str, body: bytes) -> tuple[bytes, bytes]:
+    """One POST request with a JSON body: its head, open for one more header, and the body."""
     target = urlsplit(url)
     path = (target.path or "/") + (f"?{target.query}" if target.query else "")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {target.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n"
     )
-    return head.encode() + body
+    return head.encode(), body

@@ -3,10 +3,11 @@
 import multiprocessing
 import os
 from collections.abc import Sequence
-from ctypes import Array, c_double, c_long
+from ctypes import Array, c_double
 from typing import Any
 
 WAITING = "waiting"
+DOOR_WIDTH = 4
 
 
 class Counters:
@@ -14,8 +15,10 @@ class Counters:
 
     A row holds the worker's pid, requests, rejected requests, batches; for each stage the seconds the worker was busy
     with it and the seconds requests spent in it (a request waits for its whole batch); the figures that an API tells
-    about itself after setup; and how many batches of each size were formed. Only its own worker writes a row, so no
-    lock is needed; readers may see one batch that is not yet added to all cells.
+    about itself after setup; and how many batches of each size were formed. A door holds an HTTP process's pid,
+    requests that passed it, and the seconds they took from being sent to the queue, and from there to their answer's
+    end. Only its own process writes a row, so no lock is needed; readers may see one batch that is not yet added to
+    all cells.
 
     Args:
         workers: how many rows.
@@ -38,20 +41,30 @@ class Counters:
         self.sizes_at = 4 + 2 * len(self.stages) + len(self.figures)
         self.width = self.sizes_at + max_batch_size + 1
         self.cells: Array[c_double] = context.RawArray(c_double, workers * self.width)
-        self.http_pids: Array[c_long] = context.RawArray(c_long, api_servers)
+        self.doors: Array[c_double] = context.RawArray(c_double, api_servers * DOOR_WIDTH)
 
     def row(self, worker: int) -> "Row":
         """The row of one worker, for that worker to write."""
         return Row(self, worker * self.width)
 
-    def http_process_started(self) -> None:
-        """Note the pid of this HTTP process."""
-        self.http_pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
+    def door(self, process: int) -> "Door":
+        """The row of one HTTP process, for that process to write."""
+        return Door(self.doors, process * DOOR_WIDTH)
 
     def snapshot(self) -> dict[str, Any]:
-        """http_pids, and per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, figures, sizes."""
+        """Per HTTP process: pid, requests, arriving_s, returning_s.
+
+        Per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, figures, batch_sizes.
+        """
+        doors = [self.doors[start : start + DOOR_WIDTH] for start in range(0, len(self.doors), DOOR_WIDTH)]
         rows = [self.cells[start : start + self.width] for start in range(0, len(self.cells), self.width)]
-        return {"http_pids": list(self.http_pids), "workers": [self.described(row) for row in rows]}
+        return {
+            "http": [
+                {"pid": int(pid), "requests": int(requests), "arriving_s": arriving_s, "returning_s": returning_s}
+                for pid, requests, arriving_s, returning_s in doors
+            ],
+            "workers": [self.described(row) for row in rows],
+        }
 
     def described(self, row: list[float]) -> dict[str, Any]:
         pid, requests, rejected, batches = (int(cell) for cell in row[:4])
@@ -63,6 +76,20 @@ class Counters:
             "figures": dict(zip(self.figures, row[figures_at : self.sizes_at], strict=True)),
             "batch_sizes": {size: int(count) for size, count in enumerate(row[self.sizes_at :]) if count},
         }  # fmt: skip
+
+
+class Door:
+    """The cells of one HTTP process."""
+
+    def __init__(self, cells: "Array[c_double]", start: int) -> None:
+        self.cells, self.start = cells, start
+        cells[start] = os.getpid()
+
+    def passed(self, arriving_s: float, returning_s: float) -> None:
+        """Add one request: seconds from being sent to the queue, and from the queue to the end of its answer."""
+        self.cells[self.start + 1] += 1
+        self.cells[self.start + 2] += arriving_s
+        self.cells[self.start + 3] += returning_s
 
 
 class Row:

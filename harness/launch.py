@@ -160,7 +160,7 @@ def parent_here(server: Server) -> int | None:
     if not stats:
         return None
     try:
-        pids = [*stats["http_pids"], *(row["pid"] for row in stats["workers"])]
+        pids = [row["pid"] for row in stats["http"] + stats["workers"]]
         parents = {psutil.Process(pid).ppid() for pid in pids}
     except psutil.Error:  # pids of another machine, or of a container, behind a forwarded port
         return None

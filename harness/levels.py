@@ -1,12 +1,14 @@
 """From the measurements of all rounds to one row of the results, and the doubts about it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.load import WRONG_ANSWER, Load
-from harness.results import Capacity, Client, Rate, latency_ms, rate, request_counts
+from harness.results import Capacity
+from harness.rows import Client, Rate, latency_ms, rate, request_counts
+from harness.stages import Floor, anatomy, grown_door, grown_worker, total
 from harness.stats import mean, relative_spread
 from harness.utilisation import ROLES, Usage
 
@@ -37,10 +39,19 @@ class Measurement:
 
     @property
     def workers(self) -> list[dict[str, Any]]:
-        """What each worker did during this level: requests, batches, spent_s per stage, batch_sizes."""
+        """What each worker did during this level (harness.stages.grown_worker)."""
+        return self.grown("workers", grown_worker)
+
+    @property
+    def doors(self) -> list[dict[str, Any]]:
+        """What passed each HTTP process during this level (harness.stages.grown_door)."""
+        return self.grown("http", grown_door)
+
+    def grown(self, rows: str, difference: Callable[[dict, dict], dict[str, Any]]) -> list[dict[str, Any]]:
+        """The differences of all rows of that kind; none if the server has no /stats."""
         if not self.before or not self.after:
             return []
-        return [grown(old, new) for old, new in zip(self.before["workers"], self.after["workers"], strict=True)]
+        return [difference(old, new) for old, new in zip(self.before[rows], self.after[rows], strict=True)]
 
 
 @dataclass
@@ -74,23 +85,14 @@ class Record:
         return sum(measurement.load.outcome.count(WRONG_ANSWER) for _, measurement in self.measurements[level])
 
 
-def grown(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The difference of two running totals of one worker."""
-    sizes = {int(size): count - old["batch_sizes"].get(size, 0) for size, count in new["batch_sizes"].items()}
-    return {
-        "requests": new["requests"] - old["requests"],
-        "batches": new["batches"] - old["batches"],
-        "spent_s": {stage: spent - old["spent_s"][stage] for stage, spent in new["spent_s"].items()},
-        "batch_sizes": {size: count for size, count in sizes.items() if count},
-    }
-
-
 def known(values: Iterable[float | None]) -> list[float]:
     """The values that are there."""
     return [value for value in values if value is not None]
 
 
-def summarised(concurrency: int | None, offered: float | None, measured: list[Measurement]) -> dict[str, Any]:
+def summarised(
+    concurrency: int | None, offered: float | None, measured: list[Measurement], floor: Floor | None = None
+) -> dict[str, Any]:
     """What the row of one load says in every suite (the fields of Level), from its measurements, one per turn."""
     loads = [measurement.load for measurement in measured]
     usages = [measurement.usage for measurement in measured]
@@ -98,6 +100,8 @@ def summarised(concurrency: int | None, offered: float | None, measured: list[Me
     requests, batches = sum(worker["requests"] for worker in workers), sum(worker["batches"] for worker in workers)
     rates = [load.requests_per_second for load in loads]
     latencies = latency_ms([seconds for load in loads for seconds in load.right_latency_s])
+    doors = [door for measurement in measured for door in measurement.doors]
+    found = anatomy(workers, doors, latencies["mean"], floor)
     statuses, sizes = Counter(), Counter()
     for load in loads:
         statuses.update(load.statuses)
@@ -120,7 +124,11 @@ def summarised(concurrency: int | None, offered: float | None, measured: list[Me
         "mean_batch_size": requests / batches if batches else None,
         "batch_sizes": dict(sorted(sizes.items())),
         "worker_shares": worker_shares(measured),
-        "stages_ms": stages_ms(workers, latencies["mean"]),
+        "worker_busy_percent": worker_busy_percent(workers, rates, len(measured)),
+        "stages_ms": found.stages_ms if found else None,
+        "waiting_ms": found.waiting_ms if found else None,
+        "cpu_s_per_1000_requests": cpu_s_per_1000(measured),
+        "gpu_energy_j_per_request": energy_per_request(measured),
         "warnings": warnings(concurrency, measured),
     }
 
@@ -133,6 +141,12 @@ def quality(measured: list[Measurement]) -> float | None:
 def output_rate(measured: list[Measurement], per_request: int) -> Rate:
     """Right answers per second, times what one of them holds."""
     return rate([per_request * measurement.load.requests_per_second for measurement in measured])
+
+
+def in_process_rate(records: list[Record], per_request: int) -> Rate | None:
+    """What was measured without a server beside each turn, times what one request holds; None if it was not."""
+    values = [per_request * value for record in records for value in record.in_process.values()]
+    return rate(values) if values else None
 
 
 def mean_in_flight(loads: list[Load]) -> float | None:
@@ -174,15 +188,30 @@ def worker_shares(measured: list[Measurement]) -> list[float]:
     return [mean(rank) for rank in zip(*shares, strict=False)]
 
 
-def stages_ms(workers: list[dict[str, Any]], latency: float | None) -> dict[str, float | None] | None:
-    """Mean milliseconds of a request in each stage; what no stage explains is said to be unexplained."""
-    requests = sum(worker["requests"] for worker in workers)
-    if not requests or latency is None:
+def worker_busy_percent(workers: list[dict[str, Any]], rates: list[float], turns: int) -> float | None:
+    """Share of the time in which a worker was at work: seconds per request, times requests per second and worker."""
+    requests = total(workers, "requests")
+    if not requests:
         return None
-    spent = {
-        stage: 1000 * sum(worker["spent_s"][stage] for worker in workers) / requests for stage in workers[0]["spent_s"]
-    }
-    return {"floor": None, **spent, "unexplained": latency - sum(spent.values())}
+    return 100 * total(workers, "busy_s") / requests * mean(rates) / (len(workers) / turns)
+
+
+def cpu_s_per_1000(measured: list[Measurement]) -> dict[str, float | None]:
+    """CPU seconds of 1,000 requests, by role of the server, and of the client; over all turns that know the role."""
+
+    def spent(role: str) -> float | None:
+        told = [one for one in measured if one.usage.role_percent and one.load.ended]
+        cpu_s = sum(one.usage.role_percent[role] / 100 * one.load.window_s for one in told)
+        return 1000 * cpu_s / sum(len(one.load.ended) for one in told) if told else None
+
+    of_client = client(measured).cpu_us_per_request
+    return {role: spent(role) for role in ROLES} | {"client": None if of_client is None else of_client / 1000}
+
+
+def energy_per_request(measured: list[Measurement]) -> float | None:
+    """Joules that the GPU drew, over the requests that ended meanwhile; None if it does not tell."""
+    told = [one for one in measured if one.usage.gpu_energy_j is not None and one.load.ended]
+    return sum(one.usage.gpu_energy_j for one in told) / sum(len(one.load.ended) for one in told) if told else None
 
 
 def warnings(concurrency: int | None, measured: list[Measurement]) -> list[str]:

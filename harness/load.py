@@ -179,7 +179,7 @@ def run_job_and_tell(job: Job) -> Load:
 
 def report(load: Load) -> dict[str, Any]:
     """The measurement as the JSON object that --json prints; keys and units as in benchmark_results.json."""
-    from harness.results import latency_ms, request_counts
+    from harness.rows import latency_ms, request_counts
     from harness.stats import mean
 
     return {

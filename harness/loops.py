@@ -34,6 +34,7 @@ class Run:
         self.target = urlsplit(job.url)
         self.connection_type = StreamConnection if job.carries_output else Connection
         self.wire = [wire_format(job.url, body) for body in job.bodies]
+        self.unix_s = time.time() - time.monotonic()  # requests say when they were due, by the clock that servers share
         self.indices = shuffled_cycle(len(job.bodies), job.seed)
 
     async def measure(self) -> Load:

@@ -15,7 +15,8 @@ from harness.advice import advice
 from harness.campaign import run
 from harness.charts import draw
 from harness.launch import ServerFailedError, attached_server
-from harness.results import Level, Rate, Results, TokenLevel, TokenVariant
+from harness.results import Results, TokenVariant
+from harness.rows import Level, Rate, TokenLevel
 from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, STOPPED = 1, 2, 130
@@ -133,7 +134,7 @@ def about_model(variant: TokenVariant) -> str:
 def about_capacity(results: Results) -> list[str]:
     """What each variant carries under the promise, if that was asked."""
     return [
-        f"{name}: {variant.capacity.text} with p99 within {variant.capacity.p99_ms:g} ms"
+        f"{name}: with p99 within {variant.capacity.p99_ms:g} ms, {variant.capacity.text}"
         for name, variant in results.variants.items()
         if variant.capacity
     ]

@@ -19,10 +19,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from harness.counters import Counters
-from harness.family import die_with_parent
+from harness.gate import Gate, QueueClock
 from harness.machine import usable_cores
 from harness.measured import measured
 
@@ -129,7 +127,8 @@ def litserver(
     server = litserve.LitServer(
         wrapped, accelerator=metadata["accelerator"], devices=1, workers_per_device=workers,
         timeout=QUEUE_TIMEOUT_S, model_metadata=metadata, max_payload_size=MAX_BODY_BYTES,
-        middlewares=[(InFlightLimit, {"limit": max_in_flight, "counters": counters, "refusal": refusal})],
+        middlewares=[(Gate, {"limit": max_in_flight, "counters": counters, "refusal": refusal})],
+        callbacks=[QueueClock()],
     )  # fmt: skip
     server.uvicorn_graceful_timeout = 3
     server.app.add_api_route("/stats", lambda: {"run_id": options.run_id, **counters.snapshot()})
@@ -176,27 +175,3 @@ def sentence(error: dict[str, Any]) -> str:
     else:
         reason = "it is something else; is the Content-Type application/json?"
     return f"the body must be a JSON object, but {reason}"
-
-
-class InFlightLimit:
-    """ASGI middleware that answers 503 with Retry-After once `limit` requests are inside this HTTP process."""
-
-    def __init__(self, app: ASGIApp, limit: int, counters: Counters, refusal: Callable[..., JSONResponse]) -> None:
-        self.app, self.limit, self.counters, self.refusal = app, limit, counters, refusal
-        self.in_flight = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            die_with_parent()
-            self.counters.http_process_started()
-        if scope["type"] != "http" or scope["method"] != "POST":  # /health, /info and /stats answer under overload too
-            await self.app(scope, receive, send)
-        elif self.in_flight >= self.limit:
-            busy = self.refusal(503, "the server is at its limit; try again", {"Retry-After": "1"})
-            await busy(scope, receive, send)
-        else:
-            self.in_flight += 1
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                self.in_flight -= 1

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.levels import Measurement, Record
-from harness.results import Level, VariantResult, load_name
+from harness.results import VariantResult
+from harness.rows import Level, load_name
 
 
 @dataclass(frozen=True)

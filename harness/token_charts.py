@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.panels import COLOURS, note, page
-from harness.results import Results, TokenLevel, TokenVariant
+from harness.results import Results, TokenVariant
+from harness.rows import TokenLevel
 
 WIDTH = 0.8  # of all bars of one variant
 

@@ -68,8 +68,8 @@ class Sampler:
     def __init__(self, server_pid: int | None, stats: dict[str, Any] | None, gpu: GpuReader | None) -> None:
         self.parent = psutil.Process(server_pid) if server_pid else None
         self.gpu = gpu
-        stats = stats or {"http_pids": [], "workers": []}
-        self.roles = dict.fromkeys(stats["http_pids"], HTTP) | {row["pid"]: WORKERS for row in stats["workers"]}
+        stats = stats or {"http": [], "workers": []}
+        self.roles = {row["pid"]: HTTP for row in stats["http"]} | {row["pid"]: WORKERS for row in stats["workers"]}
         self.processes: dict[int, psutil.Process] = {}
         self.cpu_s: dict[int, float] = {}
         self.samples: list[Sample] = []

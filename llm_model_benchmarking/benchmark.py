@@ -15,12 +15,13 @@ from typing import Any
 
 from harness.events import events
 from harness.launch import model_info
-from harness.levels import Measurement, Record, output_rate, quality
+from harness.levels import Measurement, Record, in_process_rate, output_rate, quality
 from harness.machine import usable_cores
 from harness.module_process import ModuleProcess
 from harness.options import benchmark_parser, count, parsed
 from harness.report import benchmark
-from harness.results import Rate, TokenLevel, TokenVariant, latency_ms, rate
+from harness.results import TokenVariant
+from harness.rows import TokenLevel, latency_ms
 from harness.stats import mean
 from harness.suite import CannotMeasureError, Suite, Variant
 
@@ -130,7 +131,7 @@ class LlmSuite(Suite):
             efficiency_percent=100 * served.mean / ceiling if served and ceiling else None,
             memory_bandwidth_bytes_per_s=self.bandwidth,
             bytes_per_token=bytes_per_token,
-            in_process_tokens_per_second=self.in_process_rate(records[name]),
+            in_process_tokens_per_second=in_process_rate(records[name], self.output_tokens),
             served_share_percent=served_share_percent(records[name]),
             model_bytes=int(told[0]["model_bytes"]) if told else None,
             load_s=mean([figures["load_s"] for figures in told]),
@@ -148,11 +149,6 @@ class LlmSuite(Suite):
         context = self.prompt_tokens + self.output_tokens / 2
         figures = self.figures[name]
         return int(figures["weight_bytes_per_token"] + context * figures["cache_bytes_per_token"])
-
-    def in_process_rate(self, records: list[Record]) -> Rate | None:
-        """Tokens per second without a server."""
-        rates = [self.output_tokens * value for record in records for value in record.in_process.values()]
-        return rate(rates) if rates else None
 
 
 def served_share_percent(records: list[Record]) -> float | None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.levels import Measurement, Record, output_rate, quality
+from harness.levels import Measurement, Record, in_process_rate, output_rate, quality
 from harness.module_process import ModuleProcess
 from harness.options import benchmark_parser, count, parsed
 from harness.report import benchmark
-from harness.results import ImageLevel, ImageVariant, ModelAlone
+from harness.results import ImageVariant, ModelAlone
+from harness.rows import ImageLevel
 from harness.suite import Suite, Variant
 from mnist_model_benchmarking.digits import sample_files
 
@@ -66,17 +67,25 @@ class MnistSuite(Suite):
 
     def prepare(self, variants: list[str]) -> None:
         figures = self.reference("models_alone", variants, self.accelerator)
-        self.reference.close()  # the last question: its memory is free for the servers
         self.alone = {name: ModelAlone(*figure) for name, figure in figures.items()}
+
+    def in_process(self, variant: str) -> float:
+        images_per_second = self.reference("decode_and_model", variant, self.bodies[:64], self.accelerator)
+        return images_per_second / self.images_per_request
 
     def level(self, common: dict[str, Any], measured: list[Measurement]) -> ImageLevel:
         images = output_rate(measured, self.images_per_request)
         return ImageLevel(**common, images_per_second=images, accuracy=quality(measured))
 
     def variant(
-        self, name: str, common: dict[str, Any], levels: list[ImageLevel], _: dict[str, list[Record]]
+        self, name: str, common: dict[str, Any], levels: list[ImageLevel], records: dict[str, list[Record]]
     ) -> ImageVariant:
-        return ImageVariant(**common, baseline_throughput=self.alone.get(name), api_benchmarks=levels)
+        return ImageVariant(
+            **common,
+            baseline_throughput=self.alone.get(name),
+            decode_and_model_images_per_second=in_process_rate(records[name], self.images_per_request),
+            api_benchmarks=levels,
+        )
 
 
 def grouped(values: list, size: int) -> list[list]:

@@ -1,6 +1,10 @@
-"""The models without a server: the right answers, and how many images per second they label on their own."""
+"""The models without a server: the right answers, and how many images per second one process labels on its own."""
 
+import json
 import time
+from collections.abc import Callable
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 
@@ -10,7 +14,7 @@ from PIL import Image
 from harness.serve import accelerator, api_class
 from mnist_model_benchmarking.digits import image_file
 from mnist_model_benchmarking.model import SIDE, decode_image, load_model
-from mnist_model_benchmarking.server_baseline import BaselineAPI
+from mnist_model_benchmarking.server_baseline import BaselineAPI, encoded_images
 
 BATCH_SIZES = [1, 8, 32, 64]
 REPEATS, REPEAT_S = 5, 0.1
@@ -37,24 +41,63 @@ def models_alone(variants: list[str], asked: str) -> dict[str, tuple[list[int], 
 
     Variants of the same precision share one measurement.
     """
-    by_dtype: dict[torch.dtype, list[float]] = {}
-    apis = {variant: api_class(f"mnist_model_benchmarking.server_{variant}")() for variant in variants}
-    for api in apis.values():
-        if api.dtype not in by_dtype:
-            api.setup(accelerator(asked))
-            by_dtype[api.dtype] = [images_per_second(api, size) for size in BATCH_SIZES]
-    return {variant: (BATCH_SIZES, by_dtype[api.dtype]) for variant, api in apis.items()}
+    dtypes = {variant: api_class(f"mnist_model_benchmarking.server_{variant}").dtype for variant in variants}
+    alone = {
+        dtype: [images_per_second(set_up(dtype, accelerator(asked)), size) for size in BATCH_SIZES]
+        for dtype in dict.fromkeys(dtypes.values())
+    }
+    return {variant: (BATCH_SIZES, alone[dtype]) for variant, dtype in dtypes.items()}
 
 
 def images_per_second(api: BaselineAPI, batch_size: int) -> float:
     """Median over short repeats; random images on the CPU in, probabilities on the CPU out."""
     images = torch.randn(batch_size, SIDE * SIDE)
     api.probabilities(images)
-    rates = []
+    return median(rates(lambda: api.probabilities(images), batch_size))
+
+
+def rates(work: Callable[[], object], images: int) -> list[float]:
+    """Images per second of each repeat, where one call of `work` labels so many."""
+    found = []
     for _ in range(REPEATS):
         calls, began = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - began) < REPEAT_S:
-            api.probabilities(images)
+            work()
             calls += 1
-        rates.append(calls * batch_size / elapsed)
-    return median(rates)
+        found.append(calls * images / elapsed)
+    return found
+
+
+def decode_and_model(variant: str, bodies: list[bytes], asked: str) -> float:
+    """Images per second from JSON text to answer on one core of one process, without a server: a server's own work.
+
+    `bodies` are joined to batches of about 64 images, as one worker would at best.
+    """
+    api, batch = set_up(api_class(f"mnist_model_benchmarking.server_{variant}").dtype, accelerator(asked)), []
+    sizes = [len(encoded_images(json.loads(body))) for body in bodies]
+    for body, total in zip(bodies, accumulate(sizes), strict=True):
+        batch.append(body)
+        if total >= BATCH_SIZES[-1]:
+            break
+
+    def work() -> None:
+        images = [api.decode_request(json.loads(body)) for body in batch]
+        for probabilities in api.probabilities(torch.cat(images)).split([len(each) for each in images]):
+            json.dumps(api.encode_response(probabilities))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        work()
+        return median(rates(work, sum(sizes[: len(batch)])))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@cache
+def set_up(dtype: torch.dtype, device: str) -> BaselineAPI:
+    """A baseline at this precision, ready; variants of the same precision share it."""
+    api = BaselineAPI()
+    api.dtype = dtype
+    api.setup(device)
+    return api

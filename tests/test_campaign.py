@@ -24,7 +24,8 @@ from harness.connection import wire_format
 from harness.launch import ServerFailedError, attached_server, running_server
 from harness.levels import Measurement, output_rate, quality
 from harness.result_file import read
-from harness.results import Capacity, ImageLevel, ImageVariant
+from harness.results import Capacity, ImageVariant
+from harness.rows import ImageLevel
 from harness.suite import Suite, Variant
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,9 @@ class Numbers(Suite):
         return ImageLevel(**common, images_per_second=output_rate(measured, 1), accuracy=quality(measured))
 
     def variant(self, name: str, common: dict, levels: list[ImageLevel], records: dict) -> ImageVariant:
-        return ImageVariant(**common, baseline_throughput=None, api_benchmarks=levels)
+        return ImageVariant(
+            **common, baseline_throughput=None, decode_and_model_images_per_second=None, api_benchmarks=levels
+        )
 
 
 def suite(*names: str) -> Suite:
@@ -171,7 +174,7 @@ def test_too_many_requests_at_once_get_503_and_when_to_come_back():
     with running_server("tests.variants.server_steady", "--accelerator", "cpu") as server:
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         body = b'{"n": 1, "sleep_s": 1}'
-        request = wire_format(f"{server.url}/predict", body)
+        request = b"\r\n".join(wire_format(f"{server.url}/predict", body))
         held = [socket.create_connection(address) for _ in range(4)]  # the server's limit
         for connection in held:
             connection.sendall(request)

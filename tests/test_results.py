@@ -9,7 +9,8 @@ from harness import charts
 from harness.levels import Measurement, output_rate, quality, summarised
 from harness.load import CONNECTION_ERROR, OK, Load
 from harness.result_file import UnusableResultsError, read, save
-from harness.results import ImageLevel, ImageVariant, ModelAlone, Results, rate
+from harness.results import ImageVariant, ModelAlone, Results
+from harness.rows import ImageLevel, rate
 from harness.utilisation import Usage
 
 
@@ -35,6 +36,7 @@ def results(**changes) -> Results:
     variant = ImageVariant(
         builds_on=None, server={"variant": "baseline"}, startup_s=4.2, error=None,
         baseline_throughput=ModelAlone([1, 8], [5000.0, 20000.0]),
+        decode_and_model_images_per_second=rate([3000.0, 3100.0]),
         api_benchmarks=[level(load(), load(0.011), load(0.012))],
     )  # fmt: skip
     machine = {"cpu": "a processor", "usable_cores": 2, "gpus": []}

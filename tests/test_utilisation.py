@@ -54,7 +54,7 @@ def test_server_cpu_is_what_its_processes_burned(burner):
 
 
 def test_roles_come_from_the_pids_that_the_server_names(burner):
-    with Sampler(burner.pid, {"http_pids": [], "workers": [{"pid": burner.pid}]}, None) as sampler:
+    with Sampler(burner.pid, {"http": [], "workers": [{"pid": burner.pid}]}, None) as sampler:
         opened = time.monotonic()
         time.sleep(1)
         closed = time.monotonic()

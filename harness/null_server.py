@@ -1,0 +1,60 @@
+"""A server whose API does nothing: what LitServe's HTTP and queues cost by themselves, and the most they let through.
+
+    python -m harness.null_server --port 8000 --max-batch-size 64 --batch-timeout 0.01 --workers-per-device 4
+
+It takes any JSON object at /predict, never looks at it, and always gives the same answer. The benchmarks launch it set
+up as each of their variants is.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import litserve
+
+from harness.serve import serve
+
+
+class NullAPI(litserve.LitAPI):
+    """Whatever is asked, the answer is there already."""
+
+    def setup(self, device: str) -> None:
+        pass
+
+    def configure(self, options: argparse.Namespace) -> dict[str, Any]:
+        self.answer = options.answer
+        return {}
+
+    @staticmethod
+    def add_flags(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--max-batch-size", type=int, default=1, help="(default: %(default)s)")
+        parser.add_argument("--batch-timeout", type=float, default=0.0, help="seconds (default: %(default)s)")
+        parser.add_argument("--workers-per-device", type=int, default=1, help="(default: %(default)s)")
+        parser.add_argument("--answer", type=json.loads, default={}, metavar="JSON", help="(default: an empty object)")
+
+    def decode_request(self, request: dict) -> None:
+        pass
+
+    def batch(self, inputs: list) -> list:
+        return inputs
+
+    def predict(self, inputs: list | None) -> list | None:
+        return inputs
+
+    def unbatch(self, output: list) -> list:
+        return output
+
+    def encode_response(self, _output: None) -> Any:
+        return self.answer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    NullAPI.add_flags(parser)
+    own, _ = parser.parse_known_args()
+    api = NullAPI(max_batch_size=own.max_batch_size, batch_timeout=own.batch_timeout)
+    serve(api, workers_per_device=own.workers_per_device)
+
+
+if __name__ == "__main__":
+    main()
