@@ -3,7 +3,7 @@
     python -m harness.charts mnist_model_benchmarking/metrics/benchmark_results.json
 
 Images: throughput and latency over the load for all variants, and the model alone over batch size. Tokens: one page of
-metrics. Both: one page per variant.
+metrics. Both: where the time went, capacity if it was searched, and one page per variant.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.anatomy_charts import anatomy_figures
 from harness.panels import (
     COLOURS,
     MARKERS,
@@ -45,6 +46,7 @@ def draw(results: Results, directory: Path) -> list[Path]:
             pictures["throughput/model_alone.png"] = model_figure(results)
     if any(variant.capacity for variant in results.variants.values()):
         pictures["latency_over_rate.png"] = capacity_figure(results)
+    pictures |= anatomy_figures(results)
     for name in results.variants:
         pictures[f"utilisation/benchmark_results_{name}.png"] = variant_figure(results, name)
     return [saved(figure, directory / path) for path, figure in pictures.items()]

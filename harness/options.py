@@ -49,7 +49,7 @@ def benchmark_parser(
         return [name for name in variants if name in chosen]
 
     parser = argparse.ArgumentParser(description=description)
-    parser.quick_defaults = QUICK | {"concurrency": quick_concurrency}
+    parser.presets = {"quick": QUICK | {"concurrency": quick_concurrency}}
     add = parser.add_argument
     add(
         "--variants",
@@ -79,8 +79,25 @@ def benchmark_parser(
     return parser
 
 
+class Sweep(argparse.Action):
+    """--sweep SETTING N,N: one of `choices` and its values, as (setting, values)."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: argparse.Namespace, words: list[str], _: str | None = None
+    ) -> None:
+        setting, values = words
+        if setting not in self.const:
+            parser.error(f"--sweep: no such setting: {setting}; there are {', '.join(self.const)}")
+        try:
+            options.sweep = (setting, listed(int)(values))
+        except ValueError:
+            parser.error(f"--sweep: {values} is no list of positive numbers such as 1,8,64")
+
+
 def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """The options; --quick changes the defaults, not what was asked for beside it."""
-    if parser.parse_known_args(argv)[0].quick:
-        parser.set_defaults(**parser.quick_defaults)
+    """The options; presets such as --quick change the defaults, not what was asked for beside them."""
+    known = parser.parse_known_args(argv)[0]
+    for flag, defaults in parser.presets.items():
+        if getattr(known, flag):
+            parser.set_defaults(**defaults)
     return parser.parse_args(argv)

@@ -22,6 +22,7 @@ ROLE_LABELS = {
 MARKERS = "osD^vP"
 UNITS = {"mnist": "images", "llm": "output tokens"}
 GIB = 2**30
+MACHINE_INCHES = 0.43  # below the top of the page: the line that names the machine
 
 
 def page(
@@ -32,14 +33,8 @@ def page(
     machine = results.machine
     where = f"{machine['cpu']}, {machine['usable_cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"
     figure.suptitle(f"{title}\n", fontsize=13)
-    figure.text(
-        0.5,
-        0.945 if rows > 1 else 0.925,
-        f"{where}  ·  {load or load_kind(results)}",
-        ha="center",
-        fontsize=9,
-        color="#555555",
-    )
+    under = f"{where}  ·  {load or load_kind(results)}"
+    figure.text(0.5, 1 - MACHINE_INCHES / size[1], under, ha="center", fontsize=9, color="#555555")
     return figure, list(axes.flat)
 
 

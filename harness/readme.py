@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from harness.advice import advice
+from harness.anatomy import reasons
 from harness.report import about_capacity, about_models, headings, number, row
 from harness.result_file import UnusableResultsError, read
 from harness.results import Results
@@ -48,6 +49,8 @@ def tables(results: Results) -> str:
         *(f"- {line}" for line in about_models(results) + about_capacity(results)),
         "",
         *(f"- {sentence}" for sentence in advice(results)),
+        "",
+        *(f"- {sentence}" for sentence in reasons(results)),
         "",
         "| compared | at | verdict |",
         "|---|--:|---|",

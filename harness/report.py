@@ -12,14 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.advice import advice
+from harness.anatomy import reasons
 from harness.campaign import run
 from harness.charts import draw
 from harness.launch import ServerFailedError, attached_server
 from harness.results import Results, TokenVariant
 from harness.rows import Level, Rate, TokenLevel
 from harness.suite import CannotMeasureError, Suite
+from harness.utilisation import HTTP, ROLES
 
 FAILED, REFUSED, STOPPED = 1, 2, 130
+CPU = "CPU s/1000: http + queue + workers"
 LOG_WIDTH = 120  # of lines where there is no terminal
 
 
@@ -78,7 +81,7 @@ def refused(reason: str) -> int:
 
 def print_results(results: Results, console: Console) -> None:
     """One table of rows, then verdicts, noise and doubts."""
-    table = Table(title=f"{results.suite}: 95 % intervals over rounds; CPU in percent of one core")
+    table = Table(title=f"{results.suite}: 95 % intervals over rounds; CPU seconds per 1,000 requests")
     table.add_column("variant", no_wrap=True)
     for heading in headings(results):
         table.add_column(heading, justify="right", overflow="fold", no_wrap="[95 %]" in heading)
@@ -90,6 +93,8 @@ def print_results(results: Results, console: Console) -> None:
     for line in about_models(results) + about_capacity(results):
         console.print(line, markup=False)
     print_verdicts(results, console)
+    for sentence in reasons(results):
+        console.print(sentence, markup=False)
     for name in results.variants:
         for level in results.variants[name].levels:
             for warning in level.warnings:
@@ -159,10 +164,10 @@ def headings(results: Results) -> tuple[str, ...]:
     """What the cells of `row` are."""
     offered = "offered" if results.settings.get("rate") else "in flight"
     if results.suite == "mnist":
-        return offered, "right answers/s [95 %]", "p50 ms", "p99 ms", "right", "batch", "server CPU %"
+        return offered, "right answers/s [95 %]", "p50 ms", "p99 ms", "right", "batch", CPU
     return (
         offered, "output tokens/s [95 %]", "first token ms", "gap p50 ms", "gap p95 ms", "right", "as baseline",
-        "server CPU %",
+        CPU,
     )  # fmt: skip
 
 
@@ -180,7 +185,16 @@ def row(level: Level) -> list[str]:
             number(level.mean_batch_size, ".1f"),
         ]  # fmt: skip
     produced = level.output if isinstance(level, TokenLevel) else level.requests_per_second
-    return [level.name, rate_text(produced), *own, number(level.cpu_percent["server"], ".0f")]
+    return [level.name, rate_text(produced), *own, cpu_text(level.cpu_s_per_1000_requests)]
+
+
+def cpu_text(seconds: dict[str, float | None]) -> str:
+    """What the server's processes spend on 1,000 requests, role by role."""
+    return (
+        "–"
+        if seconds[HTTP] is None
+        else " + ".join(f"{seconds[role]:,.{2 if seconds[role] < 10 else 0}f}" for role in ROLES)
+    )
 
 
 def rate_text(rate: Rate) -> str:

@@ -232,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
     options = benchmark_parser(__doc__.partition("\n")[0], [variant.name for variant in VARIANTS], CONCURRENCY,
                                QUICK_CONCURRENCY, Path(__file__).parent / "metrics")  # fmt: skip
     options.set_defaults(duration=4.0, timeout=120.0, min_requests=2)
-    options.quick_defaults |= {"output_tokens": 16, "min_requests": 1}
+    options.presets["quick"] |= {"output_tokens": 16, "min_requests": 1}
     add = options.add_argument
     add("--model", help="hub id, folder, or random:<shape> (default: SmolLM2-135M-Instruct, else random weights)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="(default: %(default)s)")

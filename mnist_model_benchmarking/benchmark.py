@@ -14,11 +14,12 @@ from typing import Any
 
 from harness.levels import Measurement, Record, in_process_rate, output_rate, quality
 from harness.module_process import ModuleProcess
-from harness.options import benchmark_parser, count, parsed
+from harness.options import Sweep, benchmark_parser, count, parsed
 from harness.report import benchmark
 from harness.results import ImageVariant, ModelAlone
 from harness.rows import ImageLevel
 from harness.suite import Suite, Variant
+from harness.sweep import sweep
 from mnist_model_benchmarking.digits import sample_files
 
 VARIANTS = [
@@ -31,6 +32,8 @@ VARIANTS = [
 CONCURRENCY = [1, 8, 32, 64]
 MNIST_TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 QUICK_CONCURRENCY = [1, 64]
+SWEPT = ("image-size", "images-per-request")
+SWEEP_CONCURRENCY, SWEEP_DURATION_S = [32], 2.0
 
 
 class DigitCheck:
@@ -135,6 +138,9 @@ def parser() -> argparse.ArgumentParser:
                          help="images that one request carries, 512 at most (default: %(default)s)")  # fmt: skip
     options.add_argument("--image-size", type=count, default=28, metavar="PIXELS",
                          help="side of the images that are sent (default: %(default)s)")  # fmt: skip
+    options.add_argument("--sweep", nargs=2, action=Sweep, const=SWEPT, metavar=("SETTING", "N,N"),
+                         help=f"a run per value of {' or '.join(SWEPT)}: from where on does a variant pay?")  # fmt: skip
+    options.presets["sweep"] = {"concurrency": SWEEP_CONCURRENCY, "duration": SWEEP_DURATION_S}
     options.add_argument("--mnist", type=Path, metavar="DIR",
                          help="send the real MNIST test images in DIR/MNIST/raw instead")  # fmt: skip
     return options
@@ -146,7 +152,7 @@ def main() -> None:
         sys.exit(
             f"{options.mnist}/MNIST/raw lacks {' or '.join(MNIST_TEST_FILES)}; train.py --download puts them there"
         )
-    sys.exit(benchmark(lambda: suite(options), options))
+    sys.exit(sweep(suite, options) if options.sweep else benchmark(lambda: suite(options), options))
 
 
 if __name__ == "__main__":
