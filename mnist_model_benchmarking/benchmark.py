@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--image-size", type=count, default=28, metavar="PIXELS",
                          help="side of the images that are sent (default: %(default)s)")  # fmt: skip
     options.add_argument("--sweep", nargs=2, action=Sweep, const=SWEPT, metavar=("SETTING", "N,N"),
-                         help=f"a run per value of {' or '.join(SWEPT)}: from where on does a variant pay?")  # fmt: skip
+                         help=f"a run per value of {' or '.join(SWEPT)}: from where on a variant pays")  # fmt: skip
     options.presets["sweep"] = {"concurrency": SWEEP_CONCURRENCY, "duration": SWEEP_DURATION_S}
     options.add_argument("--mnist", type=Path, metavar="DIR",
                          help="send the real MNIST test images in DIR/MNIST/raw instead")  # fmt: skip
