@@ -39,13 +39,18 @@ def since_start(scope: Scope) -> float:
     return 0.0
 
 
+def note_queued() -> None:
+    """The request at work is put into LitServe's queue now."""
+    here = passage.get()
+    if here is not None:
+        here.queued = time.monotonic()
+
+
 class QueueClock(litserve.Callback):
     """Notes when LitServe puts a request into its queue: it tells callbacks in the line before."""
 
     def on_request(self, *_: Any, **__: Any) -> None:
-        here = passage.get()
-        if here is not None:
-            here.queued = time.monotonic()
+        note_queued()
 
 
 class Gate:

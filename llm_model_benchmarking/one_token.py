@@ -50,7 +50,7 @@ class LayerCache:
     def __init__(self, layer: object) -> None:
         self.layer = layer
 
-    def update(self, keys: Tensor, values: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         return self.layer.update(keys, values)
 
 
@@ -64,14 +64,14 @@ class Region(nn.Module):
                 module.layer_idx = 0
         self.layer, self.cache = layer, LayerCache(cache)
 
-    def forward(self, hidden: Tensor, past_key_values: object = None, **options: object) -> Tensor:
-        del past_key_values  # the same cache, of all layers
+    def forward(self, hidden: Tensor, cache: object = None, **options: object) -> Tensor:
+        del cache  # the same one, of all layers
         run = run_layer if hidden.shape[1] > 1 else run_layer_compiled
         return run(self.layer, hidden, self.cache, **options)
 
 
 def run_layer(layer: nn.Module, hidden: Tensor, cache: LayerCache, **options: object) -> Tensor:
-    return layer(hidden, past_key_values=cache, **options)
+    return layer(hidden, cache=cache, **options)
 
 
 run_layer_compiled = torch.compile(run_layer, fullgraph=True, dynamic=False)

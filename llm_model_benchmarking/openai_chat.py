@@ -22,6 +22,8 @@ from litserve.specs.openai import OpenAISpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from pydantic import BaseModel, Field
 
+from harness.gate import note_queued
+
 TICKETS = 4096  # more than can be inside a server at once
 MOST_STOPS = 4  # as OpenAI allows
 
@@ -133,6 +135,7 @@ class OpenAIChat(OpenAISpec):
         self.response_buffer[uid] = ResponseBufferItem(event=arrived, response_queue=queue)
         complete = False
         try:
+            note_queued()
             self.request_queue.put((self.response_queue_id, uid, time.monotonic(), request))
             while True:
                 await arrived.wait()

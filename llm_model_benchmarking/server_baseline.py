@@ -135,7 +135,7 @@ class BaselineAPI(litserve.LitAPI):
     @torch.no_grad()
     def forward(self, ids: Tensor) -> Tensor:
         """(1, n) tokens that follow what is in the cache to the (vocabulary,) logits after the last of them."""
-        return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+        return self.model(ids, cache=self.cache, use_cache=True, logits_to_keep=1).logits[0, -1]
 
     def encode_response(self, tokens: Iterator[Token]) -> Iterator[dict]:
         text = None

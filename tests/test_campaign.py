@@ -113,14 +113,16 @@ def test_two_launches_of_the_baseline_give_the_noise_floor_and_verdicts(tmp_path
     assert AGAIN not in results.variants
 
 
-def test_stages_add_up_to_the_latency_and_cpu_has_roles(tmp_path):
-    results, _ = measured(tmp_path, ("steady",))
-    level = results.variants["steady"].levels[1]
-    stages = [value for value in level.stages_ms.values() if value is not None]
-    assert sum(stages) == pytest.approx(level.latency_ms["mean"])
-    assert level.cpu_percent["http"] > 0
-    assert level.cpu_percent["workers"] > 0
-    assert level.mean_batch_size == 1
+def test_stages_floor_and_waiting_explain_the_latency_and_cpu_has_roles(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), duration=1.5)
+    for level in results.variants["steady"].levels:
+        assert sum(level.stages_ms.values()) == pytest.approx(level.latency_ms["mean"])
+        assert abs(level.stages_ms["unexplained"]) < 0.1 * level.latency_ms["mean"]
+        assert level.stages_ms["floor"] > 0
+        assert level.cpu_percent["http"] > 0
+        assert level.cpu_s_per_1000_requests["workers"] > 0
+        assert level.mean_batch_size == 1
+    assert results.variants["steady"].null_server.requests_per_second.mean > 0
 
 
 def test_what_the_workers_did_during_the_warm_up_is_not_counted(tmp_path):
