@@ -1,7 +1,5 @@
 """Pictures of why: where a request's time went, what a change saved and cost, the ceilings, the batches formed."""
 
-from collections.abc import Callable
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -149,10 +147,9 @@ def batches(axes: Axes, level: Level) -> None:
     if not requests:
         note(axes, "the server told nothing about its batches")
         return
-    percent: Callable[[int], float] = lambda size: 100 * size * level.batch_sizes[size] / requests  # noqa: E731
-    sizes = sorted(level.batch_sizes)
-    axes.bar(sizes, [percent(size) for size in sizes], 0.8, color=PART_COLOURS["predict"])
-    axes.set_xlim(0.4, max(8, *sizes) + 0.6)
+    percents = {size: 100 * size * count / requests for size, count in level.batch_sizes.items()}
+    axes.bar(percents.keys(), percents.values(), 0.8, color=PART_COLOURS["predict"])
+    axes.set_xlim(0.4, max(8, *percents) + 0.6)
     axes.set_xlabel("batch size (requests)")
     axes.set_ylabel("percent of the requests")
 

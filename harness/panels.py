@@ -148,6 +148,8 @@ def draw_gpu(axes: Axes, levels: list[Level], results: Results) -> None:
         words = ["activity unknown"] if level.gpu_percent is None else []
         words += [f"{level.gpu_memory_bytes / GIB:.1f} GiB"] if level.gpu_memory_bytes else []
         words += [f"{level.gpu_power_w:.0f} W"] if level.gpu_power_w is not None else []
+        energy_j = level.gpu_energy_j_per_request
+        words += [f"{energy_j:.3g} J/request"] if energy_j is not None else []
         height = 0 if level.gpu_percent is None else level.gpu_percent
         axes.annotate("\n".join(words), (position, height), ha="center", va="bottom", fontsize=9)
     axes.set_xticks(positions, [f"{load_of(level):g}" for level in levels])
