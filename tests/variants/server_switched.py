@@ -7,6 +7,7 @@ they are served as LitServe alone would.
 import mmap
 import os
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,12 @@ def take_out() -> None:
 
     def switched(owner: type, name: str, without: Callable[..., Any]) -> None:
         measured = getattr(owner, name)
-        setattr(owner, name, lambda self, *rest: (measured if byte[0] else without)(self, *rest))
+
+        @wraps(measured)  # LitServe looks at signatures
+        def either(self: Any, *rest: Any) -> Any:
+            return (measured if byte[0] else without)(self, *rest)
+
+        setattr(owner, name, either)
 
     for name in ("decode_request", "predict", "encode_response"):
         switched(MeasuredAPI, name, lambda self, value, name=name: getattr(self.api, name)(value))
