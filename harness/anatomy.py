@@ -5,11 +5,14 @@ from typing import NamedTuple
 from harness.counters import WAITING
 from harness.results import ImageVariant, Results, VariantResult
 from harness.rows import Level
+from harness.utilisation import ROLES
 
 NAMES = {
     "floor": "LitServe itself", "arriving": "waiting to be taken in", "queue": "waiting for a worker or a batch",
     "returning": "waiting on the way back", "decode_steps": "decode steps",
 }  # fmt: skip
+ROLE_NAMES = {"http": "its HTTP process", "queue": "LitServe's queue manager", "workers": "its workers"}
+KEPT_UP = 0.95  # of the rate offered
 NEAR = 0.75  # of a ceiling: what is so close to it is limited by it
 WORTH_TELLING = 0.1  # of the sum of all differences
 
@@ -49,7 +52,8 @@ def ladder(results: Results, name: str) -> list[Rung]:
     """The ceilings above an image variant, from the highest idea down to what was served; images per second."""
     variant = results.variants[name]
     best = best_level(variant)
-    if not isinstance(variant, ImageVariant) or best is None:
+    launched_here = variant.startup_s is not None  # another machine's server has other ceilings
+    if not isinstance(variant, ImageVariant) or best is None or not launched_here:
         return []
     found: list[tuple[str, float]] = []
     if variant.baseline_throughput:
@@ -67,29 +71,33 @@ def ladder(results: Results, name: str) -> list[Rung]:
 
 
 def limit(results: Results, name: str) -> str | None:
-    """One sentence: what keeps a variant from being faster at its best load; None if nothing is known about that."""
+    """One sentence: what keeps a variant from being faster at its highest load; None if nothing is known about that.
+
+    An open loop that kept up with what was offered was not limited by anything.
+    """
     variant = results.variants[name]
-    best = best_level(variant)
-    if best is None or best.worker_busy_percent is None:
+    level = variant.levels[-1] if variant.levels else None
+    if level is None or not level.stages_ms:
         return None
-    told = f"{name} at {best.name}"
-    null, busy = variant.null_server, best.worker_busy_percent
-    if null and best.requests_per_second.mean >= NEAR * null.requests_per_second.mean:
-        share = 100 * best.requests_per_second.mean / null.requests_per_second.mean
+    served, told, null = level.requests_per_second.mean, f"{name} at {level.name}", variant.null_server
+    if level.rate is not None and served >= KEPT_UP * level.rate:
+        return None
+    # a lone request is held up by nobody else, and what it is most occupied with is told below
+    if null and level.concurrency == null.concurrency > 1 and served >= NEAR * null.requests_per_second.mean:
+        share = 100 * served / null.requests_per_second.mean
         return f"{told} is limited by LitServe's HTTP and queues: {share:.0f} % of what they carry with no work at all"
+    cores, machine = results.machine["usable_cores"], level.cpu_percent["machine"] or 0
+    if level.cpu_percent["server"] is not None and machine + (level.cpu_percent["stolen"] or 0) >= 90 * cores:
+        role = max(ROLES, key=lambda role: level.cpu_s_per_1000_requests[role] or 0)
+        return f"{told} is limited by the machine: all its {cores} cores are busy, most of them with {ROLE_NAMES[role]}"
+    busy = level.worker_busy_percent or 0
     if busy >= 100 * NEAR:
-        stage = max(worked_ms(best), key=worked_ms(best).get)
+        stage = max(worked_ms(level), key=worked_ms(level).get)
         return f"{told} is limited by its workers: each is busy {busy:.0f} % of the time, mostly with {name_of(stage)}"
-    cores = results.machine["usable_cores"]
-    machine = (best.cpu_percent["machine"] or 0) + (best.cpu_percent["stolen"] or 0)
-    if machine >= 90 * cores:
-        roles = {role: seconds for role, seconds in best.cpu_s_per_1000_requests.items() if seconds is not None}
-        most = f", most of it by {max(roles, key=roles.get)}" if roles else ""
-        return f"{told} is limited by the machine: all its {cores} cores are busy{most}"
-    parts = parts_ms(best)
+    parts = parts_ms(level)
     longest = max(parts, key=parts.get)
     share = 100 * parts[longest] / sum(parts.values())
-    return f"{told} is not limited by CPU: {share:.0f} % of a request's time is {name_of(longest)}"
+    return f"{told} keeps neither cores nor workers busy: {share:.0f} % of a request's time is {name_of(longest)}"
 
 
 def worked_ms(level: Level) -> dict[str, float]:
@@ -110,9 +118,13 @@ def pairs(results: Results) -> list[tuple[str, str, Level, Level]]:
     for name, variant in results.variants.items():
         under = results.variants.get(variant.builds_on)
         before = {level.name: level for level in under.levels if parts_ms(level)} if under else {}
-        shared = [level for level in variant.levels if level.name in before and parts_ms(level)]
+        shared = [
+            (before[level.name], level)
+            for level in variant.levels
+            if level.name in before and parts_ms(level).keys() == parts_ms(before[level.name]).keys()
+        ]
         if shared:
-            found.append((name, variant.builds_on, before[shared[-1].name], shared[-1]))
+            found.append((name, variant.builds_on, *shared[-1]))
     return found
 
 

@@ -27,7 +27,7 @@ from harness.launch import Server, ServerFailedError, attached_server, running_s
 from harness.levels import Measurement, Record, summarised
 from harness.load import Job, Load, load_process
 from harness.machine import machine_record
-from harness.nulls import NullRecord, Shape, answer_flags, null_job, null_levels, shape_of
+from harness.nulls import Nulls, answer_flags, null_job, null_levels, shape_of
 from harness.responder import responder
 from harness.result_file import save
 from harness.results import Results, VariantResult
@@ -68,7 +68,7 @@ class Campaign:
         self.levels = [LoadLevel(None, rate) for rate in options.rate or []]
         self.levels = self.levels or [LoadLevel(concurrency, None) for concurrency in options.concurrency]
         self.records: dict[str, Record] = defaultdict(Record)
-        self.nulls: dict[Shape, NullRecord] = defaultdict(NullRecord)
+        self.nulls = Nulls()
         self.ceilings: dict[str, float] = {}
         self.complete = False
         self.attached = attached_server(options.url) if options.url else None
@@ -194,10 +194,13 @@ class Campaign:
         shapes = {shape for record in self.records.values() if (shape := shape_of(record.server))}
         for shape in () if self.attached else sorted(shapes):
             flags = (*self.flags, *shape.flags, *answer_flags(self.suite))
-            with self.failures_of(NULL), running_server("harness.null_server", *flags) as server:
-                for level in null_levels(self.options.concurrency):
-                    job = null_job(self.job(server, level), server.url)
-                    self.nulls[shape].measurements[level.name].append(self.measured(server, job, None, run_load))
+            try:
+                with running_server("harness.null_server", *flags) as server:
+                    for level in null_levels(self.options.concurrency):
+                        job = null_job(self.job(server, level), server.url)
+                        self.nulls.add(shape, level, self.measured(server, job, None, run_load))
+            except ServerFailedError as error:  # rows without a floor say so themselves
+                self.console.print(f"{NULL} failed: {error}", markup=False, style="red")
 
     def search_capacity(self, name: str, run_load: Callable[..., Load]) -> None:
         """Launch a variant once more, and find the rate at which it still keeps the promise."""
@@ -265,20 +268,19 @@ class Campaign:
         """The part of one variant."""
         together = {known: self.records_of(known) for known in self.records}
         records = together[name]
-        null = self.nulls.get(shape_of(self.records[name].server), NullRecord())
+        shape = shape_of(self.records[name].server)
+        floor = self.nulls.floor(shape)
         startups_s = [seconds for record in records for seconds in record.startups_s]
         levels = []
         for level in self.levels:
             measured = [measurement for record in records for _, measurement in record.measurements[level.name]]
             if measured:
-                levels.append(
-                    self.suite.level(summarised(level.concurrency, level.rate, measured, null.floor), measured)
-                )
+                levels.append(self.suite.level(summarised(level.concurrency, level.rate, measured, floor), measured))
         common = {
             "builds_on": builds_on,
             "server": self.records[name].server,
             "startup_s": sum(startups_s) / len(startups_s) if startups_s else None,
-            "null_server": null.result(self.options.concurrency),
+            "null_server": self.nulls.result(shape, self.options.concurrency),
             "capacity": records[0].capacity,
             "error": next((record.error for record in records if record.error), None),
         }

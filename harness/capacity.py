@@ -33,18 +33,22 @@ def capacity(job: Job, run_load: Callable[[Job], Load], promise_ms: float) -> Ca
     began, seeds = time.monotonic(), itertools.count(job.seed)
     patience_s = max(1.0, 4 * promise_ms / 1000)  # to wait longer would only delay the verdict on a rate
 
+    least_s = max(job.duration_s, PROMISES * promise_ms / 1000)
+
     def offered(rate: float) -> Load:
-        duration_s = window_s(rate, max(job.duration_s, PROMISES * promise_ms / 1000))
+        duration_s = window_s(rate, least_s)
         load = run_load(replace(job, rate=rate, duration_s=duration_s, timeout_s=patience_s, seed=next(seeds)))
         # a lone request comes through once the server is done with what the window has left behind
-        run_load(replace(job, rate=None, concurrency=1, duration_s=0.01, warmup_s=0.0, min_requests=1))
+        lone = run_load(replace(job, rate=None, concurrency=1, duration_s=0.01, warmup_s=0.0, min_requests=1))
+        if not lone.right_in_window:
+            raise ServerFailedError(f"no right answer after {rate:.0f} requests/s were offered")
         return load
 
     saturated = run_load(replace(job, rate=None, concurrency=FIRST_IN_FLIGHT, duration_s=1.0))
     if not saturated.right_in_window:
         raise ServerFailedError("no right answer before the search for its capacity")
     first = FIRST_GUESS * saturated.requests_per_second
-    return searched(offered, first, promise_ms, lambda: time.monotonic() - began)
+    return searched(offered, first, promise_ms, lambda: time.monotonic() - began, least_s)
 
 
 def window_s(rate: float, least_s: float) -> float:
@@ -53,7 +57,11 @@ def window_s(rate: float, least_s: float) -> float:
 
 
 def searched(
-    measure: Callable[[float], Load], first: float, promise_ms: float, elapsed_s: Callable[[], float]
+    measure: Callable[[float], Load],
+    first: float,
+    promise_ms: float,
+    elapsed_s: Callable[[], float],
+    least_s: float = 0.0,
 ) -> Capacity:
     """Search from the rate `first` until the bracket is narrow, or time is up.
 
@@ -62,6 +70,7 @@ def searched(
         first: where to begin.
         promise_ms: what the 99th percentile may be.
         elapsed_s: how long the search has taken.
+        least_s: how long a window lasts at least.
     """
     windows: list[CapacityWindow] = []
 
@@ -69,7 +78,7 @@ def searched(
         """Whether two windows held it, or two did not; None if there is no time for another window."""
         found: list[bool] = []
         while found.count(True) < 2 and found.count(False) < 2:
-            if elapsed_s() + window_s(rate, 0) > TIME_LIMIT_S:
+            if elapsed_s() + window_s(rate, least_s) > TIME_LIMIT_S:
                 return None
             windows.append(judged(rate, measure(rate), promise_ms))
             found.append(windows[-1].held)

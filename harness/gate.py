@@ -20,11 +20,15 @@ passage: ContextVar["Passage | None"] = ContextVar("passage", default=None)
 
 
 class Passage:
-    """One request's moments in an HTTP process, monotonic seconds: sent or else arrived, and put into the queue."""
+    """One request's moments in an HTTP process, monotonic seconds: sent or else arrived, and put into the queue.
+
+    Only a `whole` one is added to the totals: not that of a client who left, which ends before its worker is done.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self.began = time.monotonic() - since_start(scope)
-        self.queued: float | None = None
+        self.queued = 0.0
+        self.whole = False
 
 
 def since_start(scope: Scope) -> float:
@@ -39,18 +43,16 @@ def since_start(scope: Scope) -> float:
     return 0.0
 
 
-def note_queued() -> None:
-    """The request at work is put into LitServe's queue now."""
-    here = passage.get()
-    if here is not None:
-        here.queued = time.monotonic()
-
-
 class QueueClock(litserve.Callback):
-    """Notes when LitServe puts a request into its queue: it tells callbacks in the line before."""
+    """Notes when LitServe puts a request into its queue: it tells callbacks in the line before.
+
+    What is in that queue is served and answered to its end, whether or not the client is still there.
+    """
 
     def on_request(self, *_: Any, **__: Any) -> None:
-        note_queued()
+        here = passage.get()
+        if here is not None:
+            here.queued, here.whole = time.monotonic(), True
 
 
 class Gate:
@@ -84,5 +86,5 @@ class Gate:
             await self.app(scope, receive, send)
         finally:
             self.in_flight -= 1
-            if here.queued is not None:
+            if here.whole:
                 self.door.passed(here.queued - here.began, time.monotonic() - here.queued)

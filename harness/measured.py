@@ -24,12 +24,16 @@ logger = logging.getLogger("litserve.measured")
 
 
 class ArrivalQueue:
-    """LitServe's request queue, noting when each request it hands out had entered it."""
+    """LitServe's request queue, noting when each request it hands out had entered it.
 
-    def __init__(self, queue: Any, arrivals: list[float]) -> None:
-        self.queue, self.arrivals = queue, arrivals
+    Whoever asks for more has sent the answers of the last batch: time to add it to the totals, for no request waits.
+    """
+
+    def __init__(self, queue: Any, api: "MeasuredAPI") -> None:
+        self.queue, self.api = queue, api
 
     def get(self, *arguments: Any, **options: Any) -> tuple:
+        self.api.book()
         return self.noted(self.queue.get(*arguments, **options))
 
     def get_nowait(self) -> tuple:
@@ -37,7 +41,7 @@ class ArrivalQueue:
 
     def noted(self, item: tuple) -> tuple:
         if item[2] is not None:  # LitServe's stop message has no arrival
-            self.arrivals.append(item[2])
+            self.api.arrivals.append(item[2])
         return item
 
 
@@ -45,7 +49,7 @@ class ClockedLoop:
     """One of LitServe's own loops, its request queue replaced by one that notes arrivals."""
 
     def __call__(self, lit_api: "MeasuredAPI", device: str, worker_id: int, request_queue: Any, *rest: Any) -> None:
-        super().__call__(lit_api, device, worker_id, ArrivalQueue(request_queue, lit_api.arrivals), *rest)
+        super().__call__(lit_api, device, worker_id, ArrivalQueue(request_queue, lit_api), *rest)
 
 
 class ClockedSingleLoop(ClockedLoop, SingleLoop):
@@ -92,7 +96,10 @@ class MeasuredAPI(litserve.LitAPI):
         )
         self.api, self.counters = api, counters
         self.arrivals: list[float] = []
-        self.decoding = False
+        self.decoding = self.unbooked = False
+        self.idle = dict.fromkeys(self.stages, 0.0)
+        self.busy_s = dict(self.idle)
+        self.stage = {name: Stage(self.busy_s, name) for name in self.stages}
 
     def pre_setup(self, spec: Any = None) -> None:
         super().pre_setup(spec)
@@ -105,13 +112,18 @@ class MeasuredAPI(litserve.LitAPI):
         self.row = self.counters.row(int(os.environ["LITSERVE_WORKER_ID"]))
         self.row.set_up({name: getattr(self.api, name) for name in self.counters.figures})
 
+    def book(self) -> None:
+        """Add the batch that is done, if there is one, to the totals."""
+        if self.unbooked:
+            self.row.batch_done(self.size, self.rejected, self.busy_s, self.waited_s)
+            self.unbooked = False
+
     def begin_batch(self) -> None:
         """Start the clocks of the batch whose requests LitServe has just taken from its queue."""
         now = time.monotonic()  # the clock that LitServe stamps arrivals with
         self.waited_s = now * len(self.arrivals) - sum(self.arrivals)
         self.arrivals.clear()
-        self.busy_s = dict.fromkeys(self.stages, 0.0)
-        self.stage = {name: Stage(self.busy_s, name) for name in self.stages}
+        self.busy_s.update(self.idle)
         self.size = self.rejected = self.answered = 0
         self.decoding = True
 
@@ -134,8 +146,7 @@ class MeasuredAPI(litserve.LitAPI):
         with self.stage["encode"]:
             answer = self.refused(output) if isinstance(output, HTTPException) else self.api.encode_response(output)
         self.answered += 1
-        if self.answered == self.size:
-            self.row.batch_done(self.size, self.rejected, self.busy_s, self.waited_s)
+        self.unbooked = self.answered == self.size
         return answer
 
     def refused(self, error: HTTPException) -> JSONResponse:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from harness.launch import ServerFailedError
 from harness.levels import Measurement
 from harness.load import Job
 from harness.results import NullServer
@@ -69,14 +70,38 @@ class NullRecord:
         workers, doors = gathered(measured, lambda one: one.workers), gathered(measured, lambda one: one.doors)
         return outside_ms(workers, doors)
 
-    def result(self, concurrency: list[int]) -> NullServer | None:
-        """The record for the result file."""
-        most, floor = null_levels(concurrency)[-1], self.floor
-        measured = self.measurements[most.name]
-        if floor is None or not measured:
+
+class Nulls(defaultdict[Shape, NullRecord]):
+    """What has been measured so far, by shape."""
+
+    def __init__(self) -> None:
+        super().__init__(NullRecord)
+
+    def add(self, shape: Shape, level: LoadLevel, measurement: Measurement) -> None:
+        """Keep a measurement; ServerFailedError if nothing was answered."""
+        if not measurement.load.right_in_window:
+            raise ServerFailedError(f"no answer at level {level.name}")
+        self[shape].measurements[level.name].append(measurement)
+
+    def floor(self, shape: Shape | None) -> Floor | None:
+        """The floor of this shape; None if it was not measured.
+
+        A lone request waits in the queue of a batching server for company that does not come: that is no floor, and the
+        way through the queue is taken from a server that does not batch, if there was one.
+        """
+        own = self[shape].floor if shape in self else None
+        if own is None or shape.max_batch_size == 1:
+            return own
+        floors = [record.floor for other, record in self.items() if other.max_batch_size == 1]
+        return own._replace(queue_ms=min((floor.queue_ms for floor in floors if floor), default=0.0))
+
+    def result(self, shape: Shape | None, concurrency: list[int]) -> NullServer | None:
+        """What is known of this shape for the result file; None if nothing is."""
+        most, floor = null_levels(concurrency)[-1], self.floor(shape)
+        measured = self[shape].measurements[most.name] if floor else []
+        if not measured:
             return None
-        rates = rate([one.load.requests_per_second for one in measured])
-        return NullServer(floor.arriving_ms, floor.returning_ms, most.concurrency, rates)
+        return NullServer(*floor, most.concurrency, rate([one.load.requests_per_second for one in measured]))
 
 
 def gathered(measured: list[Measurement], rows: Callable[[Measurement], list]) -> list:

@@ -8,13 +8,13 @@ QUICK = {"rounds": 1, "duration": 1.0, "warmup": 0.3}
 
 
 def listed(kind: Callable[[str], float]) -> Callable[[str], list]:
-    """A parser of comma-separated positive numbers."""
+    """A parser of comma-separated positive numbers; they come out in order, each once."""
 
     def numbers(text: str) -> list:
         values = [kind(part) for part in text.split(",")]
         if not values or min(values) <= 0:
             raise ValueError
-        return values
+        return sorted(set(values))
 
     numbers.__name__ = f"list of positive {kind.__name__}s"  # argparse names it in its message
     return numbers

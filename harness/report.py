@@ -33,8 +33,8 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         check_writable(options.output_dir)
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
-        with empty_compiler_cache():
-            results = run(suite(), options, console)
+        with empty_compiler_cache(), contextlib.closing(suite()) as measured:
+            results = run(measured, options, console)
     except (OSError, ServerFailedError, CannotMeasureError) as error:
         return refused(str(error))
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         console.print(f"[red]failed:[/red] {', '.join(failed)}")
     if not results.complete:
         console.print("stopped before its end; what was measured until then is kept")
-    return FAILED if failed else STOPPED if not results.complete else 0
+    return STOPPED if not results.complete else FAILED if failed else 0
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from harness.rows import FINITE, ImageLevel, Rate, TokenLevel
 from harness.stats import Comparison
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, config=FINITE)
@@ -62,12 +62,13 @@ class NullServer:
     """LitServe around an API that does nothing, set up as the variant is, launched in every round (harness.nulls).
 
     Attributes:
-        arriving_ms, returning_ms: the floor: a lone request's way to the queue, and from the worker back.
+        arriving_ms, queue_ms, returning_ms: the floor: a lone request's way to the queue, through it, and back.
         concurrency: requests in flight of the rate.
         requests_per_second: what HTTP and queues let through.
     """
 
     arriving_ms: float
+    queue_ms: float
     returning_ms: float
     concurrency: int
     requests_per_second: Rate

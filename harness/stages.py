@@ -9,9 +9,10 @@ Totals = dict[str, Any]  # of one worker or one HTTP process, as harness.counter
 
 
 class Floor(NamedTuple):
-    """Milliseconds that a lone request spends on its way to LitServe's queue, and from its worker to its client."""
+    """Milliseconds that a lone request spends on its way to LitServe's queue, through it, and back from its worker."""
 
     arriving_ms: float
+    queue_ms: float
     returning_ms: float
 
 
@@ -20,8 +21,8 @@ class Anatomy(NamedTuple):
 
     Attributes:
         stages_ms: floor, waiting, the stages in the worker, unexplained; adds up to the client's mean latency.
-        waiting_ms: what `waiting` consists of: arriving (before LitServe's queue, beyond the floor), queue (in it, for
-            a worker or for company in a batch) and returning (from the worker to the client, beyond the floor).
+        waiting_ms: what `waiting` consists of, all of it beyond the floor: arriving (before LitServe's queue), queue
+            (in it, for a worker or for company in a batch) and returning (from the worker to the client).
     """
 
     stages_ms: dict[str, float | None]
@@ -50,7 +51,7 @@ def anatomy(
 ) -> Anatomy | None:
     """Where the time went, from what workers and HTTP processes did in one window or several; None if nothing is known.
 
-    Without a floor everything outside queue and worker is unexplained.
+    Without a floor all but the time in the queue and in the worker is unexplained.
     """
     spent = spent_ms(workers)
     if not spent or latency_ms is None:
@@ -59,12 +60,10 @@ def anatomy(
     if floor is None or outside is None:
         return Anatomy({"floor": None, **spent, "unexplained": latency_ms - sum(spent.values())}, None)
     # a launch may be quicker than those of the server that does nothing: its floor is then what it took
-    own = Floor(min(outside.arriving_ms, floor.arriving_ms), min(outside.returning_ms, floor.returning_ms))
-    waiting = {
-        "arriving": outside.arriving_ms - own.arriving_ms,
-        "queue": spent.pop(WAITING),
-        "returning": outside.returning_ms - own.returning_ms,
-    }
+    own = Floor(*map(min, outside, floor))
+    waited = (whole - least for whole, least in zip(outside, own, strict=True))
+    waiting = dict(zip(("arriving", "queue", "returning"), waited, strict=True))
+    spent.pop(WAITING)
     stages = {"floor": sum(own), WAITING: sum(waiting.values()), **spent}
     return Anatomy({**stages, "unexplained": latency_ms - sum(stages.values())}, waiting)
 
@@ -80,12 +79,12 @@ def spent_ms(workers: list[Totals]) -> dict[str, float]:
 
 
 def outside_ms(workers: list[Totals], doors: list[Totals]) -> Floor | None:
-    """What a mean request spent neither in the queue nor in a worker; None if nobody knows."""
-    passed = total(doors, "requests")
-    if not passed:
+    """What a mean request spent outside its worker: before, in and after LitServe's queue; None if nobody knows."""
+    passed, spent = total(doors, "requests"), spent_ms(workers)
+    if not passed or not spent:
         return None
     arriving_ms, back_ms = (1000 * total(doors, name) / passed for name in ("arriving_s", "returning_s"))
-    return Floor(arriving_ms, back_ms - sum(spent_ms(workers).values()))
+    return Floor(arriving_ms, spent[WAITING], back_ms - sum(spent.values()))
 
 
 def total(rows: Iterable[Totals], name: str) -> float:

@@ -57,6 +57,10 @@ class Suite(ABC):
     def prepare(self, variants: list[str]) -> None:
         """Measure what needs no server, before the first turn."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """End what the suite has started: the run is over."""
+
     def in_process(self, _variant: str) -> float | None:
         """A variant's requests per second without a server, measured beside each of its turns; None if it is not."""
         return None

@@ -14,7 +14,7 @@ from harness.anatomy import best_level, limit
 from harness.charts import saved
 from harness.panels import COLOURS, MARKERS, page
 from harness.report import LOG_WIDTH, benchmark
-from harness.result_file import UnusableResultsError, read
+from harness.result_file import read
 from harness.results import Results, Verdict
 from harness.suite import Suite
 
@@ -27,12 +27,12 @@ def sweep(suite: Callable[[argparse.Namespace], Suite], options: argparse.Namesp
         here = argparse.Namespace(**vars(options) | {
             "sweep": None, setting.replace("-", "_"): value, "output_dir": options.output_dir / f"{setting}-{value}",
         })  # fmt: skip
+        path = here.output_dir / "benchmark_results.json"
+        path.unlink(missing_ok=True)  # an earlier sweep's is not this one's
         code = benchmark(lambda here=here: suite(here), here)
         worst = max(worst, code)
-        try:
-            found[value] = read(here.output_dir / "benchmark_results.json")
-        except UnusableResultsError as error:
-            print(error, file=sys.stderr)
+        if path.exists():
+            found[value] = read(path)
         if code > 1:  # refused or stopped: what follows would be no different, or is not wanted any more
             break
     if found:
@@ -78,7 +78,8 @@ def table(setting: str, found: dict[int, Results]) -> Table:
 def figure(setting: str, found: dict[int, Results]) -> Figure:
     """What every variant produced, and its gain over the one it builds on, over the values."""
     first = next(iter(found.values()))
-    drawn, (produced, gain) = page(first, f"From which {setting} on does a variant pay?", 1, 2, (15, 5.6))
+    load = f"{setting} {', '.join(map(str, found))}, {first.settings['rounds']} round(s) each"
+    drawn, (produced, gain) = page(first, f"From which {setting} on does a variant pay?", 1, 2, (15, 5.6), load)
     for index, name in enumerate(first.variants):
         style = {"color": COLOURS[index % 6], "marker": MARKERS[index % 6], "label": name}
         points = [(value, best.output.mean) for value, best in bests(found, name)]

@@ -141,7 +141,17 @@ class Sampler:
             role_percent=roles if self.parent else None,
             memory_bytes=max(memory, default=None),
             **gpu_usage([sample.gpu for sample in self.samples if opened <= sample.moment <= closed and sample.gpu]),
+            gpu_energy_j=self.energy_j(opened, closed),
         )
+
+    def energy_j(self, opened: float, closed: float) -> float | None:
+        """What the GPU drew between two moments, joules; None if it does not tell."""
+        told = [(sample.moment, sample.gpu.energy_j) for sample in self.samples
+                if sample.gpu and sample.gpu.energy_j is not None]  # fmt: skip
+        if not told:
+            return None
+        edges = numpy.interp((opened, closed), *zip(*told, strict=True))
+        return float(edges[1] - edges[0])
 
 
 def gpu_usage(readings: list[GpuReading]) -> dict[str, Any]:
@@ -150,12 +160,10 @@ def gpu_usage(readings: list[GpuReading]) -> dict[str, Any]:
     def told(name: str) -> list[float]:
         return [getattr(reading, name) for reading in readings if getattr(reading, name) is not None]
 
-    energy = told("energy_j")
     return {
         "gpu_percent": float(numpy.mean(told("percent"))) if told("percent") else None,
         "gpu_memory_bytes": max(told("memory_bytes"), default=None),
         "gpu_power_w": float(numpy.mean(told("power_w"))) if told("power_w") else None,
-        "gpu_energy_j": energy[-1] - energy[0] if len(energy) > 1 else None,
     }
 
 

@@ -96,6 +96,9 @@ class LlmSuite(Suite):
     def prepare(self, _: list[str]) -> None:
         self.bandwidth = self.models("memory_bandwidth")
 
+    def close(self) -> None:
+        self.models.close()
+
     def in_process(self, variant: str) -> float:
         if variant not in self.figures:  # its server has compiled by now, and this process finds it in the cache
             self.figures[variant] = self.models("set_up", variant, self.server_flags, self.accelerator)

@@ -22,7 +22,7 @@ from litserve.specs.openai import OpenAISpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from pydantic import BaseModel, Field
 
-from harness.gate import note_queued
+from harness.gate import passage
 
 TICKETS = 4096  # more than can be inside a server at once
 MOST_STOPS = 4  # as OpenAI allows
@@ -133,9 +133,10 @@ class OpenAIChat(OpenAISpec):
         """What the worker says to a request, piece by piece; HTTPException if it refuses or fails."""
         uid, queue, arrived = uuid.uuid4(), deque(), asyncio.Event()
         self.response_buffer[uid] = ResponseBufferItem(event=arrived, response_queue=queue)
-        complete = False
+        here, complete = passage.get(), False
         try:
-            note_queued()
+            if here is not None:
+                here.queued = time.monotonic()
             self.request_queue.put((self.response_queue_id, uid, time.monotonic(), request))
             while True:
                 await arrived.wait()
@@ -146,6 +147,8 @@ class OpenAIChat(OpenAISpec):
                     if status == LitAPIStatus.ERROR:
                         raise piece if isinstance(piece, HTTPException) else HTTPException(500, "the server failed")
                     if complete:
+                        if here is not None:
+                            here.whole = True
                         return
                     yield json.loads(piece)
         finally:

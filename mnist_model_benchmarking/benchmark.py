@@ -72,6 +72,9 @@ class MnistSuite(Suite):
         figures = self.reference("models_alone", variants, self.accelerator)
         self.alone = {name: ModelAlone(*figure) for name, figure in figures.items()}
 
+    def close(self) -> None:
+        self.reference.close()
+
     def in_process(self, variant: str) -> float:
         images_per_second = self.reference("decode_and_model", variant, self.bodies[:64], self.accelerator)
         return images_per_second / self.images_per_request

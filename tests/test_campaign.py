@@ -42,6 +42,9 @@ class Numbers(Suite):
     def prepare(self, variants: list[str]) -> None:
         self.prepared = variants
 
+    def close(self) -> None:
+        pass
+
     def in_process(self, variant: str) -> float:
         return 1000.0
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy
 import pytest
 
 from harness.capacity import TIME_LIMIT_S, capacity, searched, window_s
-from harness.load import OK, TIMEOUT, Job, Load, run_job
+from harness.launch import ServerFailedError
+from harness.load import CONNECTION_ERROR, OK, TIMEOUT, Job, Load, run_job
 from harness.results import Capacity
 from tests.test_load import OK_REPLY, scripted_server
 
@@ -65,6 +67,7 @@ def test_the_capacity_of_a_simulated_queue_is_found_within_ten_percent(seed):
     assert found.requests_per_second == pytest.approx(true_capacity(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_capacity_of_a_server_over_http_is_found_within_ten_percent():
     """One request at a time, each 3 ms: exactly on its schedule, however late the machine wakes it up."""
     free_at = 0.0
@@ -102,6 +105,21 @@ def test_the_search_ends_in_time_and_keeps_what_it_knows():
     assert len(calls) <= TIME_LIMIT_S / 60
     assert (found.requests_per_second, found.fails_at) == (190.0, pytest.approx(266))
     assert found.text == "190 requests/s, not 266"
+
+
+def test_windows_too_long_for_the_search_are_not_begun():
+    calls: list[float] = []
+    assert searched(stepwise(200.0, calls), 100.0, 10_000.0, lambda: 0.0, least_s=300.0).windows == calls == []
+
+
+def test_a_server_that_dies_in_the_search_has_failed_and_has_no_capacity():
+    def run_load(job: Job) -> Load:
+        alive = job.rate is None and job.concurrency > 1  # the first look, before anything was offered
+        found = load_of([0.01] * 100, [OK if alive else CONNECTION_ERROR] * 100)
+        return replace(found, right_in_window=100 if alive else 0)
+
+    with pytest.raises(ServerFailedError, match="no right answer after"):
+        capacity(Job("http://127.0.0.1:1/", [b"{}"]), run_load, PROMISE_MS)
 
 
 def test_a_server_too_slow_for_a_percentile_in_time_has_no_capacity_and_says_so():

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from harness.result_file import save
+from harness.results import SCHEMA_VERSION
 from harness.stats import compared_unpaired
 from tests.test_results import level, load, results
 
@@ -116,7 +117,7 @@ def test_other_machines_are_compared_when_asked_to(tmp_path):
 def test_broken_files_are_refused_with_one_sentence(tmp_path):
     old = file(tmp_path / "old.json")
     text = old.read_text()
-    other = text.replace('"schema_version": 1', '"schema_version": 99')
+    other = text.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
     broken = {"truncated": text[: len(text) // 2], "another version": other, "no object": "[]"}
     for name, content in broken.items():
         (tmp_path / "new.json").write_text(content)

@@ -169,7 +169,8 @@ def test_what_is_no_json_object_is_refused_too(server):
     assert requests.get(f"{server.url}/nowhere", timeout=5).json()["error"]["message"] == "Not Found"
 
 
-def test_a_client_that_leaves_frees_the_worker_for_the_next_one(server):
+def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_no_passage(server):
+    passed = server.stats()["http"][0]["requests"]
     whole = time.monotonic()
     assert ask(server, max_tokens=200).ok
     whole = time.monotonic() - whole
@@ -182,6 +183,7 @@ def test_a_client_that_leaves_frees_the_worker_for_the_next_one(server):
     before = time.monotonic()
     assert ask(server, max_tokens=1).ok
     assert time.monotonic() - before < whole  # two answers of 200 tokens were not waited for
+    assert server.stats()["http"][0]["requests"] == passed + 2
 
 
 def test_fifty_clients_at_once_are_all_answered(server):

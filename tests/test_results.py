@@ -9,7 +9,7 @@ from harness import charts
 from harness.levels import Measurement, output_rate, quality, summarised
 from harness.load import CONNECTION_ERROR, OK, Load
 from harness.result_file import UnusableResultsError, read, save
-from harness.results import ImageVariant, ModelAlone, Results
+from harness.results import SCHEMA_VERSION, ImageVariant, ModelAlone, Results
 from harness.rows import ImageLevel, rate
 from harness.utilisation import Usage
 
@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("{", "not valid JSON"), ("[]", "schema version None"), ('{"schema_version": 99}', "schema version 99"),
-    ('{"schema_version": 1}', "does not fit"),
+    (f'{{"schema_version": {SCHEMA_VERSION}}}', "does not fit"),
 ])  # fmt: skip
 def test_what_is_no_result_is_refused_with_one_sentence(tmp_path, text, reason):
     (tmp_path / "r.json").write_text(text)
@@ -116,7 +116,7 @@ def test_a_client_near_its_ceiling_is_named():
 def test_charts_are_drawn_even_of_a_variant_that_failed(tmp_path):
     failed = ImageVariant(
         builds_on="baseline", server={}, startup_s=None, error="it did not come up", baseline_throughput=None,
-        api_benchmarks=[],
+        decode_and_model_images_per_second=None, api_benchmarks=[],
     )  # fmt: skip
     both = results(variants=results().variants | {"batching": failed})
     pictures = charts.draw(both, tmp_path)

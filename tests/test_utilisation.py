@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import GPUtil
 import psutil
@@ -86,8 +87,25 @@ def test_a_remote_server_has_no_cpu_here():
 def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
     readings = [GpuReading(40.0, 10, 100.0, 5.0), GpuReading(60.0, 30, None, 9.0)]
     found = gpu_usage(readings)
-    assert found == {"gpu_percent": 50.0, "gpu_memory_bytes": 30, "gpu_power_w": 100.0, "gpu_energy_j": 4.0}
+    assert found == {"gpu_percent": 50.0, "gpu_memory_bytes": 30, "gpu_power_w": 100.0}
     assert set(gpu_usage([]).values()) == {None}
+
+
+class Meter:
+    """A GPU that draws 100 W, by its energy counter."""
+
+    names: ClassVar = ["a card"]
+
+    def read(self) -> GpuReading:
+        return GpuReading(None, None, None, 100 * time.monotonic())
+
+
+def test_energy_is_that_of_the_window_and_not_of_the_samples_inside():
+    with Sampler(None, None, Meter()) as sampler:
+        time.sleep(0.7)
+    opened = sampler.samples[0].moment + 0.1
+    assert sampler.usage(opened, opened + 0.5).gpu_energy_j == pytest.approx(50, rel=0.1)
+    assert Sampler(None, None, None).energy_j(0, 1) is None
 
 
 def without_nvml() -> None:
