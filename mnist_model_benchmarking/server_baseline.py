@@ -38,7 +38,7 @@ class BaselineAPI(litserve.LitAPI):
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """(n, 784) pixels on the CPU to (n, 10) float32 probabilities on the CPU, which waits for the device."""
+        """(n, 784) pixels, anywhere, to (n, 10) float32 probabilities on the CPU, which waits for the device."""
         logits = self.model(images.to(device=self.device, dtype=self.dtype))
         return logits.float().softmax(dim=1).cpu()
 

@@ -16,10 +16,11 @@ BATCHING = {
 
 
 class BatchingAPI(BaselineAPI):
-    """One tensor for the whole batch, split again by the number of images each request brought."""
+    """One tensor for the whole batch, on the device, split again by the number of images each request brought."""
 
     def batch(self, requests: list[Tensor]) -> tuple[Tensor, list[int]]:
-        return torch.cat(requests), [len(images) for images in requests]
+        images = torch.cat(requests).to(device=self.device, dtype=self.dtype)
+        return images, [len(each) for each in requests]
 
     def predict(self, batch: tuple[Tensor, list[int]]) -> tuple[Tensor, ...]:
         images, sizes = batch
