@@ -39,6 +39,7 @@ AGAIN = "baseline (again)"  # the second baseline of a round
 NULL = "null_server"
 BETWEEN_LEVELS_S = 0.4
 CEILING_S = 1.0
+OPEN_LOOP_CEILING_AT = 64  # requests in flight
 NULLS_S, SEARCH_S = 25, 60  # per round and per variant, about, for the plan
 
 
@@ -116,7 +117,7 @@ class Campaign:
         )
 
     def measure(self, run_load: Callable[..., Load]) -> None:
-        """All turns, then what needs no server."""
+        """What needs no server, all turns with LitServe around nothing after each round, and the searches."""
         columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         # refreshed by hand between measurements: a progress bar that moves takes CPU from the server
         with Progress(*columns, console=self.console, auto_refresh=False) as progress:
@@ -144,14 +145,12 @@ class Campaign:
         """What this client can measure at most: the same requests to a server that answers at once."""
         with responder(self.suite.sample_answer) as url:
             for level in self.levels:
-                if level.rate is None:
-                    load = run_load(
-                        Job(
-                            url, self.suite.bodies, level.concurrency, CEILING_S, 0.2, check=self.suite.check,
-                            carries_output=self.suite.carries_output,
-                        )
-                    )  # fmt: skip
-                    self.ceilings[level.name] = len(load.ended) / load.window_s
+                job = Job(
+                    url, self.suite.bodies, level.concurrency or OPEN_LOOP_CEILING_AT, CEILING_S, 0.2,
+                    check=self.suite.check, carries_output=self.suite.carries_output,
+                )  # fmt: skip
+                load = run_load(job)
+                self.ceilings[level.name] = len(load.ended) / load.window_s
 
     def prepare(self) -> None:
         """What the suite measures without a server."""

@@ -28,7 +28,7 @@ class Measurement:
         load: what came back.
         usage: what the machine spent.
         before, after: /stats once the warm-up was over and at the end; None if the server has none.
-        ceiling: requests per second that this client can measure at most; None in an open loop.
+        ceiling: requests per second that this client can measure at most; None if nobody asked.
     """
 
     load: Load

@@ -37,7 +37,7 @@ class Client:
 
     Attributes:
         cpu_us_per_request: CPU of the load generator's process per request.
-        ceiling_requests_per_second: what it measures against a responder that answers at once; None in an open loop.
+        ceiling_requests_per_second: what it measures against a responder that answers at once.
         share_of_ceiling: measured rate over that ceiling; near 1 the client set the number.
         mean_send_delay_ms: open loop: how late requests were sent.
     """
