@@ -37,12 +37,13 @@ def test_the_clocks_cost_less_than_two_percent_of_the_throughput(tmp_path, monke
         for _ in range(LAUNCHES):
             with running_server("tests.variants.server_switched", "--accelerator", "cpu") as server:
                 job, pairs = Job(f"{server.url}/predict", bodies, concurrency, WINDOW_S, 0.1), []
-                for _ in range(PAIRS):
+                while len(pairs) < PAIRS:
                     rates = {}
                     for on in order.sample((0, 1), 2):
                         clocks[0] = on
                         rates[on] = run_load(job).requests_per_second
-                    pairs.append((rates[1], rates[0]))
+                    if all(rates.values()):  # a machine that stalls for a whole window compares nothing
+                        pairs.append((rates[1], rates[0]))
             ratio = median(on / off for on, off in pairs)
             launches.append((*map(median, zip(*pairs, strict=True)), ratio))
             print("{:.0f}/s with, {:.0f}/s without, ratio {:.3f}".format(*launches[-1]))
