@@ -6,7 +6,7 @@ advice says so.
 
 from harness.results import Results, Verdict
 
-LONE, MANY, BALANCED = "lone requests", "many concurrent requests", "a balance of both"
+LONE, LIGHT, MANY, BALANCED = "lone requests", "the lightest load", "many concurrent requests", "a balance of both"
 
 
 def advice(results: Results) -> list[str]:
@@ -21,7 +21,8 @@ def advice(results: Results) -> list[str]:
         for name in dict.fromkeys(verdict.variant for verdict in verdicts)
     }
     told = [sentence for name, mine in by_variant.items() if (sentence := crossover(name, baseline, levels, mine))]
-    told.append(f"{LONE} (at {levels[0]}): {best(baseline, levels[0], by_variant)}")
+    light = LONE if levels[0] == "1" else LIGHT if len(levels) > 1 else "the only load"
+    told.append(f"{light} (at {levels[0]}): {best(baseline, levels[0], by_variant)}")
     if len(levels) > 1:
         told.append(f"{MANY} (at {levels[-1]}): {best(baseline, levels[-1], by_variant)}")
         told.append(f"{BALANCED}: {balanced(baseline, levels, by_variant)}")

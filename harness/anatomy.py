@@ -97,7 +97,7 @@ def limit(results: Results, name: str) -> str | None:
     parts = parts_ms(level)
     longest = max(parts, key=parts.get)
     share = 100 * parts[longest] / sum(parts.values())
-    return f"{told} keeps neither cores nor workers busy: {share:.0f} % of a request's time is {name_of(longest)}"
+    return f"{told} keeps neither cores nor workers fully busy: {share:.0f} % of a request's time is {name_of(longest)}"
 
 
 def worked_ms(level: Level) -> dict[str, float]:

@@ -52,17 +52,18 @@ def conclude(setting: str, found: dict[int, Results], directory: Path) -> None:
 
 
 def steps(results: Results) -> dict[str, Verdict]:
-    """By variant, its verdict against the one it builds on, at the highest load."""
-    return {
-        verdict.variant: verdict
-        for verdict in results.verdicts  # in order of the loads: the last one stays
-        if verdict.against == results.variants[verdict.variant].builds_on
-    }
+    """By variant, its verdict at the highest load: against the one it builds on, or else the baseline."""
+    found = {}
+    for verdict in results.verdicts:  # in order of the loads: the last one stays
+        below = results.variants[verdict.variant].builds_on
+        if verdict.against == below or below not in results.variants:
+            found[verdict.variant] = verdict
+    return found
 
 
 def table(setting: str, found: dict[int, Results]) -> Table:
     """A row per value and variant: what it produced at best, and its verdict against the one it builds on."""
-    shown = Table(title=f"{setting}: each variant against the one it builds on")
+    shown = Table(title=f"{setting}: what each variant adds, at the highest load")
     for heading in (setting, "variant", "produced/s at best", "verdict"):
         shown.add_column(heading, justify="right" if heading.endswith("best") else "left", overflow="fold")
     for value, results in found.items():
@@ -70,7 +71,8 @@ def table(setting: str, found: dict[int, Results]) -> Table:
         for name, variant in results.variants.items():
             best = best_level(variant)
             produced = f"{best.output.mean:,.0f}" if best else "–"
-            shown.add_row(str(value), name, produced, told[name].text if name in told else "")
+            verdict = f"{told[name].text} (than {told[name].against})" if name in told else ""
+            shown.add_row(str(value), name, produced, verdict)
         shown.add_section()
     return shown
 
@@ -86,11 +88,13 @@ def figure(setting: str, found: dict[int, Results]) -> Figure:
         if points:
             produced.plot(*zip(*points, strict=True), **style)
         draw_gain(gain, [(value, steps(results).get(name)) for value, results in found.items()], index, style)
-    produced.set_yscale("log")
+    produced.set_ylim(bottom=0)
     produced.yaxis.set_major_formatter("{x:,g}")
     produced.set_ylabel("images per second at the best load, right answers")
     gain.axhline(0, color="#555555", linewidth=1)
-    gain.set_ylabel("percent faster than the variant it builds on\n(bars: 95 % interval, highest load)")
+    gain.set_ylabel(
+        "percent faster than the one it builds on, or else the baseline\n(bars: 95 % interval, highest load)"
+    )
     for axes in (produced, gain):
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(found), [str(value) for value in found])

@@ -1,6 +1,6 @@
 """Measure every language model server under concurrent chats: time to first token, gaps, tokens per second, fidelity.
 
-python llm_model_benchmarking/benchmark.py               # under twelve minutes; --quick for a first look
+python llm_model_benchmarking/benchmark.py               # under thirteen minutes; --quick for a first look
 python llm_model_benchmarking/benchmark.py --model ./my-model --variants baseline,static_kv_compile --output-tokens 64
 """
 

@@ -1,6 +1,6 @@
 """Measure every MNIST server variant under concurrent load: launch, load, check the answers, chart, compare.
 
-python mnist_model_benchmarking/benchmark.py             # under eight minutes; --quick for a first look
+python mnist_model_benchmarking/benchmark.py             # under ten minutes; --quick for a first look
 python mnist_model_benchmarking/benchmark.py --mnist data --variants baseline,batching --concurrency 1,64
 """
 

@@ -65,6 +65,12 @@ def test_a_sweep_that_is_stopped_sums_up_what_it_has(tmp_path, monkeypatch):
     assert (tmp_path / "sweep_image-size.png").exists()
 
 
+def test_a_variant_whose_step_below_was_left_out_is_judged_against_the_baseline():
+    one = found()
+    batching = replace(one.variants["batching"], builds_on="something that was not measured")
+    assert steps(replace(one, variants=one.variants | {"batching": batching}))["batching"].against == "baseline"
+
+
 def test_a_step_is_judged_at_the_highest_load():
     assert steps(found())["batching"].percent == 20.0
     assert table("image-size", {28: found()}).row_count == 2
