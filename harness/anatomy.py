@@ -5,7 +5,7 @@ from typing import NamedTuple
 from harness.counters import WAITING
 from harness.results import ImageVariant, Results, VariantResult
 from harness.rows import Level
-from harness.utilisation import ROLES
+from harness.utilisation import ROLES, WORKERS
 
 NAMES = {
     "floor": "LitServe itself", "arriving": "waiting to be taken in", "queue": "waiting for a worker or a batch",
@@ -86,14 +86,15 @@ def limit(results: Results, name: str) -> str | None:
     if null and level.concurrency == null.concurrency > 1 and served >= NEAR * null.requests_per_second.mean:
         share = 100 * served / null.requests_per_second.mean
         return f"{told} is limited by LitServe's HTTP and queues: {share:.0f} % of what they carry with no work at all"
+    stage = name_of(max(worked_ms(level), key=worked_ms(level).get))
     cores, machine = results.machine["usable_cores"], level.cpu_percent["machine"] or 0
     if level.cpu_percent["server"] is not None and machine + (level.cpu_percent["stolen"] or 0) >= 90 * cores:
         role = max(ROLES, key=lambda role: level.cpu_s_per_1000_requests[role] or 0)
-        return f"{told} is limited by the machine: all its {cores} cores are busy, most of them with {ROLE_NAMES[role]}"
+        spender = ROLE_NAMES[role] + (f", there with {stage}" if role == WORKERS else "")
+        return f"{told} is limited by the machine: all its {cores} cores are busy, mostly with {spender}"
     busy = level.worker_busy_percent or 0
     if busy >= 100 * NEAR:
-        stage = max(worked_ms(level), key=worked_ms(level).get)
-        return f"{told} is limited by its workers: each is busy {busy:.0f} % of the time, mostly with {name_of(stage)}"
+        return f"{told} is limited by its workers: each is busy {busy:.0f} % of the time, mostly with {stage}"
     parts = parts_ms(level)
     longest = max(parts, key=parts.get)
     share = 100 * parts[longest] / sum(parts.values())

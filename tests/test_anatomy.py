@@ -132,7 +132,9 @@ def found(nothing: float = 10_000.0, **row) -> Results:
 def test_what_limits_a_variant_follows_from_the_numbers():
     assert "limited by LitServe's HTTP and queues: 91 %" in limit(found(nothing=110.0), "baseline")
     assert "workers: each is busy 95 % of the time, mostly with predict" in limit(found(busy_percent=95), "baseline")
-    assert "all its 2 cores are busy, most of them with its workers" in limit(found(machine_percent=190.0), "baseline")
+    assert "2 cores are busy, mostly with its workers, there with predict" in limit(
+        found(machine_percent=190.0), "baseline"
+    )
     assert "neither cores nor workers fully busy: 47 % of a request's time is predict" in limit(found(), "baseline")
     assert limit(results(), "baseline") is None  # a server that tells nothing
 
