@@ -116,6 +116,6 @@ def test_a_whole_run_says_what_it_ran_and_measures_every_number(tmp_path):
     assert 20 < baseline.served_share_percent < 200
     assert baseline.compile_s is None
     assert {path.name for path in tmp_path.rglob("*.png")} == {
-        "benchmark_metrics.png", "benchmark_results_baseline.png",
+        "benchmark_metrics.png", "benchmark_results_baseline.png", "stages.png",
     }  # fmt: skip
     assert not list(tmp_path.glob("*.py"))
