@@ -88,6 +88,8 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
 
 def refuse_taken_port(host: str, port: int) -> None:
     """Exit with one sentence if the port cannot be bound, before any model is loaded."""
+    if not 1024 <= port <= 65535:
+        sys.exit(f"--port must be 1024 to 65535, not {port}")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -71,7 +71,7 @@ def table(setting: str, found: dict[int, Results]) -> Table:
         for name, variant in results.variants.items():
             best = best_level(variant)
             produced = f"{best.output.mean:,.0f}" if best else "–"
-            verdict = f"{told[name].text} (than {told[name].against})" if name in told else ""
+            verdict = f"{told[name].text}, against {told[name].against}" if name in told else ""
             shown.add_row(str(value), name, produced, verdict)
         shown.add_section()
     return shown
