@@ -1,4 +1,4 @@
-"""Process families: a server's processes die with their parent, and a process group is ended whole."""
+"""Process families: children die with their parent, a group is ended whole, SIGTERM ends a run the way Ctrl-C does."""
 
 import contextlib
 import multiprocessing

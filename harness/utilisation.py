@@ -148,7 +148,7 @@ class Sampler:
         """What the GPU drew between two moments, joules; None if it does not tell."""
         told = [(sample.moment, sample.gpu.energy_j) for sample in self.samples
                 if sample.gpu and sample.gpu.energy_j is not None]  # fmt: skip
-        if not told:
+        if len(told) < 2:  # one reading would interpolate to nothing drawn
             return None
         edges = numpy.interp((opened, closed), *zip(*told, strict=True))
         return float(edges[1] - edges[0])

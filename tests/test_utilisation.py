@@ -106,6 +106,8 @@ def test_energy_is_that_of_the_window_and_not_of_the_samples_inside():
     opened = sampler.samples[0].moment + 0.1
     assert sampler.usage(opened, opened + 0.5).gpu_energy_j == pytest.approx(50, rel=0.1)
     assert Sampler(None, None, None).energy_j(0, 1) is None
+    del sampler.samples[1:]
+    assert sampler.energy_j(opened, opened + 0.5) is None
 
 
 def without_nvml() -> None:
