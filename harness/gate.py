@@ -25,6 +25,8 @@ class Passage:
     Only a `whole` one is added to the totals: not that of a client who left, which ends before its worker is done.
     """
 
+    __slots__ = ("began", "queued", "whole")
+
     def __init__(self, scope: Scope) -> None:
         self.began = time.monotonic() - since_start(scope)
         self.queued = 0.0
@@ -33,7 +35,7 @@ class Passage:
 
 def since_start(scope: Scope) -> float:
     """Seconds since the client sent the request; 0 if it does not say."""
-    for name, value in scope["headers"]:
+    for name, value in reversed(scope["headers"]):  # our own client sends it last
         if name == START_HEADER:
             try:
                 ago = time.time() - float(value.removeprefix(b"t="))
@@ -75,16 +77,12 @@ class Gate:
             busy = self.refusal(503, "the server is at its limit; try again", {"Retry-After": "1"})
             await busy(scope, receive, send)
         else:
-            await self.clocked(scope, receive, send)
-
-    async def clocked(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, and add its way to the totals if it has come as far as the queue."""
-        self.in_flight += 1
-        here = Passage(scope)
-        passage.set(here)
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.in_flight -= 1
-            if here.whole:
-                self.door.passed(here.queued - here.began, time.monotonic() - here.queued)
+            self.in_flight += 1
+            here = Passage(scope)
+            passage.set(here)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.in_flight -= 1
+                if here.whole:
+                    self.door.passed(here.queued - here.began, time.monotonic() - here.queued)

@@ -14,6 +14,7 @@ from typing import Any
 import litserve
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
+from litserve.callbacks import CallbackRunner
 from litserve.loops.simple_loops import BatchedLoop, SingleLoop
 from litserve.loops.streaming_loops import StreamingLoop
 
@@ -46,10 +47,17 @@ class ArrivalQueue:
 
 
 class ClockedLoop:
-    """One of LitServe's own loops, its request queue replaced by one that notes arrivals."""
+    """One of LitServe's own loops, its request queue replaced by one that notes arrivals.
 
-    def __call__(self, lit_api: "MeasuredAPI", device: str, worker_id: int, request_queue: Any, *rest: Any) -> None:
-        super().__call__(lit_api, device, worker_id, ArrivalQueue(request_queue, lit_api), *rest)
+    The server's callbacks are for its HTTP processes: here LitServe would call them six times per batch for nothing.
+    """
+
+    def __call__(
+        self, lit_api: "MeasuredAPI", device: str, worker_id: int, request_queue: Any, transport: Any, status: Any,
+        _: CallbackRunner,
+    ) -> None:  # fmt: skip
+        queue = ArrivalQueue(request_queue, lit_api)
+        super().__call__(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 
 
 class ClockedSingleLoop(ClockedLoop, SingleLoop):
@@ -66,6 +74,8 @@ class ClockedStreamingLoop(ClockedLoop, StreamingLoop):
 
 class Stage:
     """Adds the time spent inside `with` to one stage of the batch at work."""
+
+    __slots__ = ("began", "busy_s", "name")
 
     def __init__(self, busy_s: dict[str, float], name: str) -> None:
         self.busy_s, self.name = busy_s, name

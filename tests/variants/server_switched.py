@@ -24,22 +24,26 @@ def switch() -> mmap.mmap:
 
 
 def take_out() -> None:
-    """Let this process take its clocks out whenever the byte is 0."""
-    byte = switch()
+    """Let this process take its clocks out whenever the byte is 0; a request has them to its end or not at all."""
+    byte, taken = switch(), [1]
 
-    def switched(owner: type, name: str, without: Callable[..., Any]) -> None:
+    def turned() -> int:
+        taken[0] = byte[0]
+        return taken[0]
+
+    def switched(owner: type, name: str, is_on: Callable[[], int], without: Callable[..., Any]) -> None:
         measured = getattr(owner, name)
 
         @wraps(measured)  # LitServe looks at signatures
         def either(self: Any, *rest: Any) -> Any:
-            return (measured if byte[0] else without)(self, *rest)
+            return (measured if is_on() else without)(self, *rest)
 
         setattr(owner, name, either)
 
+    switched(ArrivalQueue, "noted", turned, lambda _, item: item)
     for name in ("decode_request", "predict", "encode_response"):
-        switched(MeasuredAPI, name, lambda self, value, name=name: getattr(self.api, name)(value))
-    switched(ArrivalQueue, "noted", lambda _, item: item)
-    switched(Gate, "clocked", lambda self, *rest: self.app(*rest))  # without a passage, QueueClock has nothing to note
+        switched(MeasuredAPI, name, lambda: taken[0], lambda self, value, name=name: getattr(self.api, name)(value))
+    switched(Gate, "__call__", turned, lambda self, *rest: self.app(*rest))  # without a passage, QueueClock is idle
 
 
 class SwitchedAPI(BaselineAPI):
