@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,15 +60,22 @@ def test_the_way_to_the_queue_begins_when_the_client_sends():
     """A request that says it was sent 300 ms ago has been on its way for as long."""
     with running_server("tests.variants.server_steady", "--accelerator", "cpu") as server:
 
+        def least(headers: Callable[[], dict[str, str]]) -> float:
+            """Of three requests, for a machine may stall."""
+            return min(one(headers()) for _ in range(3))
+
         def one(headers: dict[str, str]) -> float:
             before = server.stats()["http"][0]
             requests.post(f"{server.url}/predict", json={"n": 1}, headers=headers, timeout=5)
             return grown_door(before, server.stats()["http"][0])["arriving_s"]
 
-        assert one({"X-Request-Start": f"t={time.time() - 0.3:.6f}"}) == pytest.approx(0.3, abs=0.15)
-        assert one({"X-Request-Start": f"t={time.time() + 500:.6f}"}) < 0.15  # another machine's clock
-        assert one({"X-Request-Start": "yesterday"}) < 0.15
-        assert one({}) < 0.15
+        def sent(ago_s: float) -> dict[str, str]:
+            return {"X-Request-Start": f"t={time.time() - ago_s:.6f}"}
+
+        assert least(lambda: sent(ago_s=0.3)) == pytest.approx(0.3, abs=0.15)
+        assert least(lambda: sent(ago_s=-500)) < 0.15  # another machine's clock
+        assert least(lambda: {"X-Request-Start": "yesterday"}) < 0.15
+        assert least(dict) < 0.15
 
 
 def test_the_parts_of_a_request_add_up_and_what_is_left_is_said_to_be_unexplained():

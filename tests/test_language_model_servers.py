@@ -197,17 +197,24 @@ def test_a_prompt_of_a_megabyte_is_refused_and_the_next_request_answered(server)
     assert ask(server).ok
 
 
-def test_tokens_arrive_one_by_one_while_they_are_made(server):
+def arrivals(server, tokens: int) -> list[float]:
+    """Seconds from the request to each event of a streamed answer."""
     began, moments = time.monotonic(), []
     with requests.post(
-        server.url + PATH, json={"messages": HELLO, "max_tokens": 60, "temperature": 0, "stream": True}, stream=True,
-        timeout=60,
+        server.url + PATH, json={"messages": HELLO, "max_tokens": tokens, "temperature": 0, "stream": True},
+        stream=True, timeout=60,
     ) as reply:  # fmt: skip
         for line in reply.iter_lines(chunk_size=1):
             if line.startswith(b"data: {"):
                 moments.append(time.monotonic() - began)
-    assert len(moments) == 61
-    assert moments[5] < 0.6 * moments[-1]
+    return moments
+
+
+def test_tokens_arrive_one_by_one_while_they_are_made(server):
+    """In one answer of five: a machine that stalls hands over together what was sent apart, never the reverse."""
+    answers = [arrivals(server, 60) for _ in range(5)]
+    assert {len(moments) for moments in answers} == {61}
+    assert any(moments[5] < 0.6 * moments[-1] for moments in answers)
 
 
 def test_the_worker_tells_where_the_time_of_its_requests_went(server):
