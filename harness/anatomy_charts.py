@@ -109,7 +109,7 @@ def waterfall(axes: Axes, against: str, name: str, old: Level, new: Level) -> No
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * axes.get_xlim()[1])
-    axes.set_xlabel("milliseconds (green: saved, red: cost)")
+    axes.set_xlabel("milliseconds (green: saved, orange: cost)")
     axes.grid(axis="x", alpha=0.3)
 
 
@@ -122,7 +122,7 @@ def ladder_figure(results: Results) -> Figure:
         drawn = axes.barh(range(len(rungs)), [rung.per_second for rung in rungs], 0.65, color=WHOLE)
         drawn[-1].set_color(SAVED)
         for index, rung in enumerate(rungs):
-            share = "" if rung.share is None else f" ({100 * rung.share:,.0f} % of the one above)"
+            share = "" if rung.share is None else f" ({percent(rung.share)} of the one above)"
             axes.text(rung.per_second, index, f" {rung.per_second:,.0f}{share}", va="center", fontsize=8)
         axes.set_yticks(range(len(rungs)), [rung.name for rung in rungs], fontsize=8)
         axes.invert_yaxis()
@@ -130,6 +130,11 @@ def ladder_figure(results: Results) -> Figure:
         axes.set_xlabel("images per second")
         axes.set_title(name, fontsize=10)
     return figure
+
+
+def percent(share: float) -> str:
+    """A share for people; a small one is not told as nothing."""
+    return f"{100 * share:,.{0 if share >= 0.01 else 1}f} %"
 
 
 def batches_figure(results: Results) -> Figure:

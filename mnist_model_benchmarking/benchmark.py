@@ -116,14 +116,14 @@ def suite(options: argparse.Namespace) -> Suite:
     files, labels = zip(*samples, strict=True)
     expected = reference("answers", list(files))
 
-    images = options.images_per_request
+    images, size = options.images_per_request, options.image_size
     return MnistSuite(
         name="mnist",
         package="mnist_model_benchmarking",
         variants=VARIANTS,
         path="/predict",
         bodies=[request_body(group) for group in grouped(list(files), images)],
-        request=f"{images} image(s) per request",
+        request=f"{images} image(s) of {size} x {size} pixels per request",
         check=DigitCheck(grouped(expected, images), grouped(list(labels), images)),
         sample_answer=json.dumps({"predictions": [{"digit": 7, "probability": 0.998739}] * images}).encode(),
         images_per_request=images,
