@@ -46,8 +46,9 @@ def load_kind(results: Results) -> str:
         carried = f"{settings.get('prompt_tokens')} tokens in, {settings.get('output_tokens')} out"
         carried += ", RANDOM WEIGHTS" if settings.get("weights") == "random" else ""
     else:
-        size = settings.get("image_size", 28)
-        carried = f"{settings.get('images_per_request', 1)} image(s) of {size} x {size} pixels per request"
+        size = settings.get("image_size")
+        of = f" of {size} x {size} pixels" if size else ""
+        carried = f"{settings.get('images_per_request', 1)} image(s){of} per request"
     return f"{kind}, {carried}, {settings['rounds']} round(s)"
 
 
