@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.report import LOG_WIDTH, rate_text
-from harness.result_file import UnusableResultsError, read
-from harness.results import Results
-from harness.rows import Level
-from harness.stats import Comparison, compared_unpaired
+from harness.show.console import LOG_WIDTH, rate_text
+from harness.results.file import UnusableResultsError, read
+from harness.results.run import Results
+from harness.results.rows import Level
+from harness.judge.statistics import Comparison, compared_unpaired
 
 REGRESSION, UNUSABLE = 1, 2
 FREE_SETTINGS = {  # which rows there are and how often they were measured, but not what a row is

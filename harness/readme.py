@@ -10,11 +10,11 @@ import re
 import sys
 from pathlib import Path
 
-from harness.advice import advice
-from harness.anatomy import reasons
-from harness.report import about_capacity, about_models, headings, number, row
-from harness.result_file import UnusableResultsError, read
-from harness.results import Results
+from harness.judge.advice import advice
+from harness.judge.bottlenecks import reasons
+from harness.show.console import about_capacity, about_models, headings, number, row
+from harness.results.file import UnusableResultsError, read
+from harness.results.run import Results
 
 BLOCK = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 

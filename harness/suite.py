@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.levels import Measurement, Record
-from harness.results import VariantResult
-from harness.rows import Level, load_name
+from harness.results.summary import Measurement, Record
+from harness.results.run import VariantResult
+from harness.results.rows import Level, load_name
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Suite(ABC):
         path: where requests are POSTed.
         bodies: the requests.
         request: what a request is, in words.
-        check, carries_output: see harness.load.Job.
+        check, carries_output: see harness.load.job.Job.
         sample_answer: a right answer, for the responder that tells the client's ceiling.
         server_flags: what every server script is started with, besides the shared flags.
-        min_requests: see harness.load.Job.
+        min_requests: see harness.load.job.Job.
         turn_overhead_s: what a turn takes besides its loads, about, for the plan.
     """
 

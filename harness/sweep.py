@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from harness.anatomy import best_level, limit
-from harness.charts import saved
-from harness.panels import COLOURS, MARKERS, page
-from harness.report import LOG_WIDTH, benchmark
-from harness.result_file import read
-from harness.results import Results, Verdict
+from harness.judge.bottlenecks import best_level, limit
+from harness.show.charts import saved
+from harness.show.panels import COLOURS, MARKERS, page
+from harness.show.console import LOG_WIDTH, benchmark
+from harness.results.file import read
+from harness.results.run import Results, Verdict
 from harness.suite import Suite
 
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.events import events
-from harness.launch import model_info
-from harness.levels import Measurement, Record, in_process_rate, output_rate, quality
-from harness.machine import usable_cores
-from harness.module_process import ModuleProcess
-from harness.options import benchmark_parser, count, parsed
-from harness.report import benchmark
-from harness.results import TokenVariant
-from harness.rows import TokenLevel, latency_ms
-from harness.stats import mean
+from harness.load.events import events
+from harness.process.launch import model_info
+from harness.results.summary import Measurement, Record, in_process_rate, output_rate, quality
+from harness.measure.machine import usable_cores
+from harness.process.module_process import ModuleProcess
+from harness.cli import benchmark_parser, count, parsed
+from harness.show.console import benchmark
+from harness.results.run import TokenVariant
+from harness.results.rows import TokenLevel, latency_ms
+from harness.judge.statistics import mean
 from harness.suite import CannotMeasureError, Suite, Variant
 
 VARIANTS = [

@@ -22,7 +22,7 @@ from litserve.specs.openai import OpenAISpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from pydantic import BaseModel, Field
 
-from harness.gate import passage
+from harness.serving.admission import passage
 
 TICKETS = 4096  # more than can be inside a server at once
 MOST_STOPS = 4  # as OpenAI allows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from harness.serve import accelerator, api_class
+from harness.serving.serve import accelerator, api_class
 from llm_model_benchmarking.generation import Prompt
 from llm_model_benchmarking.model import ModelNotFoundError, resolved
 from llm_model_benchmarking.prompts import chat_ids, prompts_of

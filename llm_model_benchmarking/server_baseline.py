@@ -15,7 +15,7 @@ from fastapi import HTTPException
 from jinja2 import TemplateError
 from torch import Tensor
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from llm_model_benchmarking.generation import Prompt, Sampler, TextStream, Token
 from llm_model_benchmarking.model import (
     DEFAULT_MODEL,

@@ -6,7 +6,7 @@ python llm_model_benchmarking/server_quantised_8bit.py --port 8000
 import logging
 from typing import Any
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.server_baseline import BaselineAPI
 

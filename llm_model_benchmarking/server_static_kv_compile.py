@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.server_baseline import BaselineAPI
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.levels import Measurement, Record, in_process_rate, output_rate, quality
-from harness.module_process import ModuleProcess
-from harness.options import Sweep, benchmark_parser, count, parsed
-from harness.report import benchmark
-from harness.results import ImageVariant, ModelAlone
-from harness.rows import ImageLevel
+from harness.results.summary import Measurement, Record, in_process_rate, output_rate, quality
+from harness.process.module_process import ModuleProcess
+from harness.cli import Sweep, benchmark_parser, count, parsed
+from harness.show.console import benchmark
+from harness.results.run import ImageVariant, ModelAlone
+from harness.results.rows import ImageLevel
 from harness.suite import Suite, Variant
 from harness.sweep import sweep
 from mnist_model_benchmarking.digits import sample_files

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from PIL import Image
 
-from harness.serve import accelerator, api_class
+from harness.serving.serve import accelerator, api_class
 from mnist_model_benchmarking.digits import image_file
 from mnist_model_benchmarking.model import SIDE, decode_image, load_model
 from mnist_model_benchmarking.server_baseline import BaselineAPI, encoded_images

@@ -11,7 +11,7 @@ import torch
 from fastapi import HTTPException
 from torch import Tensor
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from mnist_model_benchmarking.model import SIDE, decode_image, load_model
 
 MAX_IMAGES = 512  # per request: a longer list holds up everybody behind it

@@ -6,7 +6,7 @@ python mnist_model_benchmarking/server_batching.py --port 8000
 import torch
 from torch import Tensor
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
 BATCHING = {

@@ -3,7 +3,7 @@
 python mnist_model_benchmarking/server_batching_workers.py --port 8000
 """
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from mnist_model_benchmarking.server_batching import BATCHING, BatchingAPI
 
 WORKERS = 4

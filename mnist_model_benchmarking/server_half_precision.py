@@ -5,7 +5,7 @@ python mnist_model_benchmarking/server_half_precision.py --port 8000
 
 import torch
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from mnist_model_benchmarking.server_batching import BATCHING
 from mnist_model_benchmarking.server_batching_workers import WORKERS, BatchingWorkersAPI
 

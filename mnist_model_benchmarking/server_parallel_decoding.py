@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from mnist_model_benchmarking.server_batching import BATCHING
 from mnist_model_benchmarking.server_batching_workers import WORKERS, BatchingWorkersAPI
 

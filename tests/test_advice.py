@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from harness.advice import advice
-from harness.results import Verdict
+from harness.judge.advice import advice
+from harness.results.run import Verdict
 from tests.test_results import results
 
 

@@ -11,8 +11,8 @@ import subprocess
 
 import pytest
 
-from harness.launch import running_server
-from harness.load import Job, load_process
+from harness.process.launch import running_server
+from harness.load.job import Job, load_process
 from mnist_model_benchmarking.benchmark import request_body
 from mnist_model_benchmarking.digits import sample_files
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import requests
 
-from harness.anatomy import difference_ms, ladder, limit, pairs, parts_ms, story
-from harness.anatomy_charts import anatomy_figures
-from harness.launch import ServerFailedError, running_server
-from harness.levels import Measurement
-from harness.load import Job, run_job
-from harness.nulls import Nulls, Shape, null_levels, shape_of
-from harness.result_file import read
-from harness.results import NullServer, Results
-from harness.rows import rate
-from harness.stages import Floor, anatomy, grown_door, grown_worker, spent_ms
+from harness.judge.bottlenecks import difference_ms, ladder, limit, pairs, parts_ms, story
+from harness.show.breakdown_charts import anatomy_figures
+from harness.process.launch import ServerFailedError, running_server
+from harness.results.summary import Measurement
+from harness.load.job import Job, run_job
+from harness.measure.no_op import Nulls, Shape, null_levels, shape_of
+from harness.results.file import read
+from harness.results.run import NullServer, Results
+from harness.results.rows import rate
+from harness.results.breakdown import Floor, anatomy, grown_door, grown_worker, spent_ms
 from harness.suite import LoadLevel
 from tests.test_results import level, load, results
 
@@ -112,7 +112,7 @@ def test_in_the_published_results_all_parts_but_the_unexplained_explain_at_least
 
 def test_the_null_server_answers_what_it_is_told_and_is_set_up_as_the_variant_is():
     flags = ("--max-batch-size", "8", "--batch-timeout", "0.01", "--workers-per-device", "2", "--answer", '{"a": [1]}')
-    with running_server("harness.null_server", "--accelerator", "cpu", *flags) as server:
+    with running_server("harness.serving.no_op_server", "--accelerator", "cpu", *flags) as server:
         assert requests.post(f"{server.url}/predict", json={"x": 1}, timeout=5).json() == {"a": [1]}
         assert shape_of(server.info) == (8, 0.01, 2)
 

@@ -17,15 +17,15 @@ import pytest
 import requests
 from rich.console import Console
 
-from harness import campaign, launch
-from harness.campaign import AGAIN, Campaign, run
-from harness.capacity import judged
-from harness.connection import wire_format
-from harness.launch import ServerFailedError, attached_server, running_server
-from harness.levels import Measurement, output_rate, quality
-from harness.result_file import read
-from harness.results import Capacity, ImageVariant
-from harness.rows import ImageLevel
+from harness.measure import epochs, launch
+from harness.measure.epochs import AGAIN, Campaign, run
+from harness.measure.capacity import judged
+from harness.load.connection import wire_format
+from harness.process.launch import ServerFailedError, attached_server, running_server
+from harness.results.summary import Measurement, output_rate, quality
+from harness.results.file import read
+from harness.results.run import Capacity, ImageVariant
+from harness.results.rows import ImageLevel
 from harness.suite import Suite, Variant
 
 ROOT = Path(__file__).parent.parent
@@ -202,7 +202,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from tests.test_campaign import options, suite
-from harness.campaign import run
+from harness.measure.epochs import run
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where it is ignored
     found = run(suite("steady"), options(Path(sys.argv[1]), rounds=50), Console())

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from harness.capacity import TIME_LIMIT_S, capacity, searched, window_s
-from harness.launch import ServerFailedError
-from harness.load import CONNECTION_ERROR, OK, TIMEOUT, Job, Load, run_job
-from harness.results import Capacity
+from harness.measure.capacity import TIME_LIMIT_S, capacity, searched, window_s
+from harness.process.launch import ServerFailedError
+from harness.load.job import CONNECTION_ERROR, OK, TIMEOUT, Job, Load, run_job
+from harness.results.run import Capacity
 from tests.test_load import OK_REPLY, scripted_server
 
 SERVICE_S, PROMISE_MS = 0.003, 60.0

@@ -8,9 +8,9 @@ import numpy
 import pytest
 import scipy.stats
 
-from harness.result_file import save
-from harness.results import SCHEMA_VERSION
-from harness.stats import compared_unpaired
+from harness.results.file import save
+from harness.results.run import SCHEMA_VERSION
+from harness.judge.statistics import compared_unpaired
 from tests.test_results import level, load, results
 
 ROUNDS = (0.0100, 0.0101, 0.0099)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.levels import Measurement, Record
-from harness.load import OK, Load
-from harness.result_file import read
-from harness.utilisation import Usage
+from harness.results.summary import Measurement, Record
+from harness.load.job import OK, Load
+from harness.results.file import read
+from harness.measure.utilisation import Usage
 from llm_model_benchmarking.benchmark import (
     ChatCheck,
     agreement,

@@ -9,7 +9,7 @@ import requests
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from harness.launch import running_server
+from harness.process.launch import running_server
 from llm_model_benchmarking.benchmark import VARIANTS
 from llm_model_benchmarking.tokenizer import build_tokenizer
 

@@ -12,9 +12,9 @@ from itertools import islice
 import pytest
 import requests
 
-from harness.load import Job, Load, run_job
-from harness.loops import shuffled_cycle
-from harness.responder import responder
+from harness.load.job import Job, Load, run_job
+from harness.load.loops import shuffled_cycle
+from harness.load.echo_server import responder
 
 OK_REPLY = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
 
@@ -304,7 +304,7 @@ def test_the_client_costs_a_fraction_of_a_general_one():
 def test_the_command_line_prints_one_json_object(tmp_path):
     (tmp_path / "body.json").write_text('{"x": 1}')
     with scripted_server(replies(delay_s=0.001)) as (url, heads):
-        command = [sys.executable, "-m", "harness.load", url, "--body", tmp_path / "body.json", "--duration", "0.5",
+        command = [sys.executable, "-m", "harness.load.job", url, "--body", tmp_path / "body.json", "--duration", "0.5",
                    "--concurrency", "2", "--json"]  # fmt: skip
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     summary = json.loads(printed)
@@ -315,6 +315,6 @@ def test_the_command_line_prints_one_json_object(tmp_path):
 
 def test_the_command_line_fails_when_requests_fail(tmp_path):
     (tmp_path / "body.json").write_text("{}")
-    command = [sys.executable, "-m", "harness.load", "http://127.0.0.1:9/", "--body", tmp_path / "body.json",
+    command = [sys.executable, "-m", "harness.load.job", "http://127.0.0.1:9/", "--body", tmp_path / "body.json",
                "--duration", "0.2"]  # fmt: skip
     assert subprocess.run(command, capture_output=True).returncode == 1

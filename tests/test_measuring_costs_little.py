@@ -15,9 +15,9 @@ from statistics import median
 
 import pytest
 
-from harness.launch import running_server
-from harness.load import OK, Job, load_process
-from harness.stats import compared
+from harness.process.launch import running_server
+from harness.load.job import OK, Job, load_process
+from harness.judge.statistics import compared
 from mnist_model_benchmarking.benchmark import request_body
 from mnist_model_benchmarking.digits import sample_files
 from tests.variants.server_switched import switch

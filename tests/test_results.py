@@ -5,13 +5,13 @@ import math
 
 import pytest
 
-from harness import charts
-from harness.levels import Measurement, output_rate, quality, summarised
-from harness.load import CONNECTION_ERROR, OK, Load
-from harness.result_file import UnusableResultsError, read, save
-from harness.results import SCHEMA_VERSION, ImageVariant, ModelAlone, Results
-from harness.rows import ImageLevel, rate
-from harness.utilisation import Usage
+from harness.show import charts
+from harness.results.summary import Measurement, output_rate, quality, summarised
+from harness.load.job import CONNECTION_ERROR, OK, Load
+from harness.results.file import UnusableResultsError, read, save
+from harness.results.run import SCHEMA_VERSION, ImageVariant, ModelAlone, Results
+from harness.results.rows import ImageLevel, rate
+from harness.measure.utilisation import Usage
 
 
 def load(seconds: float = 0.01, count: int = 300, failures: int = 0) -> Load:

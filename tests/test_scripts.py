@@ -15,9 +15,9 @@ SUITES = (mnist_model_benchmarking.benchmark, llm_model_benchmarking.benchmark)
 SCRIPTS = sorted(path for suite in SUITES for path in Path(suite.__file__).parent.glob("*.py")
                  if "__main__" in path.read_text())  # fmt: skip
 MODULES = [
-    "harness.load",
+    "harness.load.job",
     "harness.compare",
-    "harness.charts",
+    "harness.show.charts",
     "harness.readme",
     "mnist_model_benchmarking.server_baseline",
 ]

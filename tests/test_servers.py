@@ -20,8 +20,8 @@ import requests
 import torch
 from PIL import Image
 
-from harness.launch import free_port, healthy, running_server
-from harness.serve import api_class
+from harness.process.launch import free_port, healthy, running_server
+from harness.serving.serve import api_class
 from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.benchmark import VARIANTS
 from mnist_model_benchmarking.digits import image_file, sample_files

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import scipy.stats
 
-from harness import stats
+from harness.judge import statistics
 
 
 @pytest.mark.parametrize(("percent", "needed"), [(50, 11), (90, 64), (95, 130), (99, 662), (99.9, 6636)])

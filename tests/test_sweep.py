@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness import sweep as sweeping
-from harness.options import parsed
-from harness.result_file import save
-from harness.results import Verdict
+from harness.cli import parsed
+from harness.results.file import save
+from harness.results.run import Verdict
 from harness.sweep import steps, sweep, table
 from mnist_model_benchmarking.benchmark import parser
 from tests.test_results import results

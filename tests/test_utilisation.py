@@ -12,8 +12,8 @@ import psutil
 import pynvml
 import pytest
 
-from harness.gpu import GpuReading, gpu_reader
-from harness.utilisation import Sampler, gpu_usage
+from harness.measure.gpu import GpuReading, gpu_reader
+from harness.measure.utilisation import Sampler, gpu_usage
 
 BURNER = """
 import time

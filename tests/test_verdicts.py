@@ -2,10 +2,10 @@
 
 import pytest
 
-from harness.levels import Measurement, Record
-from harness.load import Load
+from harness.results.summary import Measurement, Record
+from harness.load.job import Load
 from harness.suite import Variant
-from harness.verdicts import paired, verdicts
+from harness.judge.verdicts import paired, verdicts
 
 VARIANTS = [Variant("plain", None), Variant("better", "plain"), Variant("best", "better")]
 

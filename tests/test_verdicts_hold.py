@@ -6,8 +6,8 @@ python -m pytest -m slow -s tests/test_verdicts_hold.py       # about eight minu
 import pytest
 from rich.console import Console
 
-from harness.campaign import Campaign, run
-from harness.results import Results
+from harness.measure.epochs import Campaign, run
+from harness.results.run import Results
 from harness.suite import Variant
 from tests.test_campaign import Numbers, in_the_projects_root, options, suite  # noqa: F401 - the fixture
 

@@ -2,7 +2,7 @@
 
 import os
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from tests.variants.server_steady import SteadyAPI
 
 

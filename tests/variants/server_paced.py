@@ -4,7 +4,7 @@ import time
 
 import litserve
 
-from harness.serve import serve
+from harness.serving.serve import serve
 
 
 class PacedAPI(litserve.LitAPI):

@@ -1,6 +1,6 @@
 """Slowed: paced, and 15 % slower on purpose: 20 ms and the 2 to 3 ms that LitServe itself takes become 15 % more."""
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from tests.variants.server_paced import PacedAPI
 
 

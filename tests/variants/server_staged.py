@@ -4,7 +4,7 @@ import time
 
 import litserve
 
-from harness.serve import serve
+from harness.serving.serve import serve
 
 STAGE_S, SLOWER_S = 0.002, 0.02
 

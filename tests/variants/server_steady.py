@@ -5,7 +5,7 @@ import time
 import litserve
 from fastapi import HTTPException
 
-from harness.serve import serve
+from harness.serving.serve import serve
 
 
 class SteadyAPI(litserve.LitAPI):

@@ -1,6 +1,6 @@
 """Stillborn: its model cannot be loaded."""
 
-from harness.serve import serve
+from harness.serving.serve import serve
 from tests.variants.server_steady import SteadyAPI
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from harness.gate import Gate
-from harness.measured import ArrivalQueue, MeasuredAPI, http_error
-from harness.serve import serve
+from harness.serving.admission import Gate
+from harness.serving.instrumentation import ArrivalQueue, MeasuredAPI, http_error
+from harness.serving.serve import serve
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
 

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from harness.load import CONNECTION_ERROR, HTTP_ERROR, OK
+from harness.load.job import CONNECTION_ERROR, HTTP_ERROR, OK
 
 if TYPE_CHECKING:
-    from harness.loops import Run
+    from harness.load.loops import Run
 
 
 class Connection(asyncio.Protocol):

@@ -19,21 +19,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness.advice import advice
-from harness.capacity import capacity
-from harness.family import sigterm_as_interrupt
-from harness.gpu import GpuReader, gpu_reader
-from harness.launch import Server, ServerFailedError, attached_server, running_server
-from harness.levels import Measurement, Record, summarised
-from harness.load import Job, Load, load_process
-from harness.machine import machine_record
-from harness.nulls import Nulls, answer_flags, null_job, null_levels, shape_of
-from harness.responder import responder
-from harness.result_file import save
-from harness.results import Results, VariantResult
+from harness.judge.advice import advice
+from harness.measure.capacity import capacity
+from harness.process.groups import sigterm_as_interrupt
+from harness.measure.gpu import GpuReader, gpu_reader
+from harness.process.launch import Server, ServerFailedError, attached_server, running_server
+from harness.results.summary import Measurement, Record, summarised
+from harness.load.job import Job, Load, load_process
+from harness.measure.machine import machine_record
+from harness.measure.no_op import Nulls, answer_flags, null_job, null_levels, shape_of
+from harness.load.echo_server import responder
+from harness.results.file import save
+from harness.results.run import Results, VariantResult
 from harness.suite import LoadLevel, Suite
-from harness.utilisation import Sampler
-from harness.verdicts import noise_floors, verdicts
+from harness.measure.utilisation import Sampler
+from harness.judge.verdicts import noise_floors, verdicts
 
 AGAIN = "baseline (again)"  # the second baseline of a round
 NULL = "null_server"
@@ -194,7 +194,7 @@ class Campaign:
         for shape in () if self.attached else sorted(shapes):
             flags = (*self.flags, *shape.flags, *answer_flags(self.suite))
             try:
-                with running_server("harness.null_server", *flags) as server:
+                with running_server("harness.serving.no_op_server", *flags) as server:
                     for level in null_levels(self.options.concurrency):
                         job = null_job(self.job(server, level), server.url)
                         self.nulls.add(shape, level, self.measured(server, job, None, run_load))

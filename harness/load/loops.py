@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness.connection import Answer, Connection, StreamConnection, wire_format
-from harness.events import events
-from harness.load import CONNECTION_ERROR, HTTP_ERROR, OK, TIMEOUT, WRONG_ANSWER, Job, Load
+from harness.load.connection import Answer, Connection, StreamConnection, wire_format
+from harness.load.events import events
+from harness.load.job import CONNECTION_ERROR, HTTP_ERROR, OK, TIMEOUT, WRONG_ANSWER, Job, Load
 
 MOST_CONNECTIONS = 1024  # open loop: requests due beyond this wait for a connection, and their latency tells
 RECONNECT_PAUSE_S = 0.05

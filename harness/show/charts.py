@@ -1,6 +1,6 @@
 """Pictures of a result file.
 
-    python -m harness.charts mnist_model_benchmarking/metrics/benchmark_results.json
+    python -m harness.show.charts mnist_model_benchmarking/metrics/benchmark_results.json
 
 Images: throughput and latency over the load for all variants, and the model alone over batch size. Tokens: one page of
 metrics. Both: where the time went, capacity if it was searched, and one page per variant.
@@ -15,8 +15,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.anatomy_charts import anatomy_figures
-from harness.panels import (
+from harness.show.breakdown_charts import anatomy_figures
+from harness.show.panels import (
     COLOURS,
     MARKERS,
     beside,
@@ -28,9 +28,9 @@ from harness.panels import (
     page,
     plot_over_load,
 )
-from harness.result_file import UnusableResultsError, read
-from harness.results import Results, TokenVariant
-from harness.token_charts import ceilings_panel, metrics_figure
+from harness.results.file import UnusableResultsError, read
+from harness.results.run import Results, TokenVariant
+from llm_model_benchmarking.charts import ceilings_panel, metrics_figure
 
 
 def draw(results: Results, directory: Path) -> list[Path]:
@@ -177,7 +177,7 @@ def draw_model(axes: Axes, results: Results, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m harness.charts", description="Draw the charts of a result file.")
+    parser = argparse.ArgumentParser(prog="python -m harness.show.charts", description="Draw the charts of a result file.")
     parser.add_argument("results", type=Path, help="a benchmark_results.json; the charts go beside it")
     path = parser.parse_args().results
     try:

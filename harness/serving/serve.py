@@ -20,9 +20,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from harness.gate import Gate, QueueClock
-from harness.machine import usable_cores
-from harness.measured import measured
+from harness.serving.admission import Gate, QueueClock
+from harness.measure.machine import usable_cores
+from harness.serving.instrumentation import measured
 
 MAX_BODY_BYTES = 32 << 20
 MAX_IN_FLIGHT = 1024  # requests inside the server; more are answered 503, for LitServe's own queues have no end

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from harness.counters import WAITING
-from harness.results import ImageVariant, Results, VariantResult
-from harness.rows import Level
-from harness.utilisation import ROLES, WORKERS
+from harness.serving.counters import WAITING
+from harness.results.run import ImageVariant, Results, VariantResult
+from harness.results.rows import Level
+from harness.measure.utilisation import ROLES, WORKERS
 
 NAMES = {
     "floor": "LitServe itself", "arriving": "waiting to be taken in", "queue": "waiting for a worker or a batch",

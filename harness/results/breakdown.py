@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from harness.counters import WAITING
+from harness.serving.counters import WAITING
 
-Totals = dict[str, Any]  # of one worker or one HTTP process, as harness.counters tells them
+Totals = dict[str, Any]  # of one worker or one HTTP process, as harness.serving.counters tells them
 
 
 class Floor(NamedTuple):

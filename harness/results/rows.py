@@ -9,8 +9,8 @@ from dataclasses import field
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from harness.load import OUTCOMES, Load
-from harness.stats import confidence_interval, mean, percentile
+from harness.load.job import OUTCOMES, Load
+from harness.judge.statistics import confidence_interval, mean, percentile
 
 PERCENTILES = (50, 90, 95, 99)
 FINITE = ConfigDict(allow_inf_nan=False, extra="forbid")
@@ -68,7 +68,7 @@ class Level:
         batch_sizes: how many batches of each size were formed.
         worker_shares: share of the requests that each worker served, largest first, mean over rounds.
         worker_busy_percent: share of the time in which a worker was at work on a batch, mean over the workers.
-        stages_ms: mean time of a request per stage; adds up to latency_ms.mean (harness.stages).
+        stages_ms: mean time of a request per stage; adds up to latency_ms.mean (harness.results.breakdown).
         waiting_ms: what the stage `waiting` consists of.
         cpu_s_per_1000_requests: CPU seconds of the server's http, queue and workers, and of the client.
         gpu_energy_j_per_request: joules that the GPU drew in the window, over the requests that ended in it.

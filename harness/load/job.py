@@ -1,6 +1,6 @@
 """The load generator: raw keep-alive HTTP/1.1 connections on one event loop, cheap enough not to be what is measured.
 
-    python -m harness.load http://127.0.0.1:8000/predict --body request.json --concurrency 64 --duration 5
+    python -m harness.load.job http://127.0.0.1:8000/predict --body request.json --concurrency 64 --duration 5
 
 A general HTTP client costs the machine 4 to 20 times as much CPU per request, and takes it from the server.
 Closed loop: every connection keeps one request in flight. Open loop (--rate): requests are sent when they are due,
@@ -122,7 +122,7 @@ class Load:
 
 def run_job(job: Job, on_opening: Callable[[], None] = lambda: None) -> Load:
     """Run a job on an event loop of its own, uvloop's where there is one; tell when its warm-up is over."""
-    from harness.loops import OpenLoopRun, Run
+    from harness.load.loops import OpenLoopRun, Run
 
     try:
         from uvloop import new_event_loop
@@ -179,8 +179,8 @@ def run_job_and_tell(job: Job) -> Load:
 
 def report(load: Load) -> dict[str, Any]:
     """The measurement as the JSON object that --json prints; keys and units as in benchmark_results.json."""
-    from harness.rows import latency_ms, request_counts
-    from harness.stats import mean
+    from harness.results.rows import latency_ms, request_counts
+    from harness.judge.statistics import mean
 
     return {
         "requests_per_second": load.requests_per_second,
@@ -207,7 +207,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m harness.load", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m harness.load.job", description=__doc__.partition("\n")[0])
     parser.add_argument("url", help="where to POST, for example http://127.0.0.1:8000/predict")
     parser.add_argument("--body", type=Path, required=True, help="file with the JSON document to send")
     parser.add_argument("--concurrency", type=int, default=1, help="requests in flight (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""LitServe around an API that does nothing (harness.null_server): floor of every latency, ceiling of every rate.
+"""LitServe around an API that does nothing (harness.serving.no_op_server): floor of every latency, ceiling of every rate.
 
 It is launched in every round, once for each way in which the measured servers are set up.
 """
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from harness.launch import ServerFailedError
-from harness.levels import Measurement
-from harness.load import Job
-from harness.results import NullServer
-from harness.rows import rate
-from harness.stages import Floor, outside_ms
+from harness.process.launch import ServerFailedError
+from harness.results.summary import Measurement
+from harness.load.job import Job
+from harness.results.run import NullServer
+from harness.results.rows import rate
+from harness.results.breakdown import Floor, outside_ms
 from harness.suite import LoadLevel, Suite
 
 LONGEST_S = 1.5  # of a level: what does nothing is soon known
@@ -29,7 +29,7 @@ class Shape(NamedTuple):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The same for harness.null_server."""
+        """The same for harness.serving.no_op_server."""
         return (
             "--max-batch-size", str(self.max_batch_size), "--batch-timeout", str(self.batch_timeout_s),
             "--workers-per-device", str(self.workers_per_device),

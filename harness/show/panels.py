@@ -10,8 +10,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.results import Results
-from harness.rows import Level
+from harness.results.run import Results
+from harness.results.rows import Level
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito, for every eye
 ROLE_COLOURS = {"http": "#0072B2", "queue": "#56B4E9", "workers": "#009E73", "client": "#E69F00"}

@@ -10,8 +10,8 @@ import litserve
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from harness.counters import Counters
-from harness.family import die_with_parent
+from harness.serving.counters import Counters
+from harness.process.groups import die_with_parent
 
 START_HEADER = b"x-request-start"  # "t=" and when the client sent the request, seconds of Unix time
 OLDEST_S = 3600  # a start longer ago, or in the future, is that of another machine's clock

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.results import SCHEMA_VERSION, Results
+from harness.results.run import SCHEMA_VERSION, Results
 
 
 class UnusableResultsError(Exception):

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.load import WRONG_ANSWER, Load
-from harness.results import Capacity
-from harness.rows import Client, Rate, latency_ms, rate, request_counts
-from harness.stages import Floor, anatomy, grown_door, grown_worker, total
-from harness.stats import mean, relative_spread
-from harness.utilisation import ROLES, Usage
+from harness.load.job import WRONG_ANSWER, Load
+from harness.results.run import Capacity
+from harness.results.rows import Client, Rate, latency_ms, rate, request_counts
+from harness.results.breakdown import Floor, anatomy, grown_door, grown_worker, total
+from harness.judge.statistics import mean, relative_spread
+from harness.measure.utilisation import ROLES, Usage
 
 STABLE_SPREAD = 0.10  # between the thirds of a window: perf_analyzer's rule
 WINDOWS = 3
@@ -39,12 +39,12 @@ class Measurement:
 
     @property
     def workers(self) -> list[dict[str, Any]]:
-        """What each worker did during this level (harness.stages.grown_worker)."""
+        """What each worker did during this level (harness.results.breakdown.grown_worker)."""
         return self.grown("workers", grown_worker)
 
     @property
     def doors(self) -> list[dict[str, Any]]:
-        """What passed each HTTP process during this level (harness.stages.grown_door)."""
+        """What passed each HTTP process during this level (harness.results.breakdown.grown_door)."""
         return self.grown("http", grown_door)
 
     def grown(self, rows: str, difference: Callable[[dict, dict], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ class Record:
     Attributes:
         measurements: (round, measurement) by load.
         startups_s: of each launch.
-        figures: what the first worker of each launch told about itself (harness.measured.Counters).
+        figures: what the first worker of each launch told about itself (harness.serving.instrumentation.Counters).
         in_process: requests per second without a server, by round.
         server: what /info said.
         capacity: what it carries under a promise.

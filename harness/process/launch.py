@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import requests
 
-from harness.family import end_group
+from harness.process.groups import end_group
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -50,7 +50,7 @@ class Server:
     log: Path | None
 
     def stats(self) -> dict[str, Any] | None:
-        """Pids of its HTTP processes and running totals of its workers (harness.measured); None if it has none.
+        """Pids of its HTTP processes and running totals of its workers (harness.serving.instrumentation); None if it has none.
 
         Raises ServerFailedError if another server answers by now, or none.
         """

@@ -3,10 +3,10 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.anatomy import difference_ms, ladder, name_of, pairs, parts_ms
-from harness.panels import note, page
-from harness.results import Results
-from harness.rows import Level
+from harness.judge.bottlenecks import difference_ms, ladder, name_of, pairs, parts_ms
+from harness.show.panels import note, page
+from harness.results.run import Results
+from harness.results.rows import Level
 
 PART_COLOURS = {
     "floor": "#999999", "arriving": "#F0E442", "queue": "#E69F00", "returning": "#D55E00", "waiting": "#E69F00",

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.launch import ServerFailedError
-from harness.load import OK, Job, Load
-from harness.results import Capacity, CapacityWindow
-from harness.rows import latency_ms, request_counts
-from harness.stats import requests_needed
+from harness.process.launch import ServerFailedError
+from harness.load.job import OK, Job, Load
+from harness.results.run import Capacity, CapacityWindow
+from harness.results.rows import latency_ms, request_counts
+from harness.judge.statistics import requests_needed
 
 STEP = 1.4  # from rate to rate, until one has held and one has not
 RESOLUTION = 1.05  # the lowest rate that failed over the highest that held, at the end

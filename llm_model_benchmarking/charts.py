@@ -5,9 +5,9 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.panels import COLOURS, note, page
-from harness.results import Results, TokenVariant
-from harness.rows import TokenLevel
+from harness.show.panels import COLOURS, note, page
+from harness.results.run import Results, TokenVariant
+from harness.results.rows import TokenLevel
 
 WIDTH = 0.8  # of all bars of one variant
 

@@ -4,9 +4,9 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 
-from harness.levels import Record
-from harness.results import Verdict, verdict_of
-from harness.stats import Comparison, compared, noise_floor
+from harness.results.summary import Record
+from harness.results.run import Verdict, verdict_of
+from harness.judge.statistics import Comparison, compared, noise_floor
 from harness.suite import Variant
 
 

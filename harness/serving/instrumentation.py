@@ -18,8 +18,8 @@ from litserve.callbacks import CallbackRunner
 from litserve.loops.simple_loops import BatchedLoop, SingleLoop
 from litserve.loops.streaming_loops import StreamingLoop
 
-from harness.counters import Counters
-from harness.family import die_with_parent
+from harness.serving.counters import Counters
+from harness.process.groups import die_with_parent
 
 logger = logging.getLogger("litserve.measured")
 

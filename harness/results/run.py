@@ -1,4 +1,4 @@
-"""What a run found, as data: the documented dataclasses that benchmark_results.json holds; its rows: harness.rows.
+"""What a run found, as data: the documented dataclasses that benchmark_results.json holds; its rows: harness.results.rows.
 
 Units are in the names. What could not be measured is None, never 0 or -1.
 """
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from harness.rows import FINITE, ImageLevel, Rate, TokenLevel
-from harness.stats import Comparison
+from harness.results.rows import FINITE, ImageLevel, Rate, TokenLevel
+from harness.judge.statistics import Comparison
 
 SCHEMA_VERSION = 2
 
@@ -34,7 +34,7 @@ class CapacityWindow:
 
 @dataclass(frozen=True, config=FINITE)
 class Capacity:
-    """The highest rate of Poisson arrivals at which p99 stays within a promise and nothing fails (harness.capacity).
+    """The highest rate of Poisson arrivals at which p99 stays within a promise and nothing fails (harness.measure.capacity).
 
     Attributes:
         p99_ms: the promise, latency from the intended send.
@@ -59,7 +59,7 @@ class Capacity:
 
 @dataclass(frozen=True, config=FINITE)
 class NullServer:
-    """LitServe around an API that does nothing, set up as the variant is, launched in every round (harness.nulls).
+    """LitServe around an API that does nothing, set up as the variant is, launched in every round (harness.measure.no_op).
 
     Attributes:
         arriving_ms, queue_ms, returning_ms: the floor: a lone request's way to the queue, through it, and back.
@@ -160,7 +160,7 @@ class TokenVariant(VariantResult):
 
 @dataclass(frozen=True, config=FINITE)
 class Verdict:
-    """One comparison at one load: `variant` against `against`; see harness.stats.Comparison."""
+    """One comparison at one load: `variant` against `against`; see harness.judge.statistics.Comparison."""
 
     variant: str
     against: str
@@ -179,7 +179,7 @@ class Results:
     Attributes:
         complete: False if the run was stopped before its end.
         noise_floor_percent: per load, what the baseline differs by between two launches; None with no second launch.
-        advice: what the verdicts mean, in sentences (harness.advice).
+        advice: what the verdicts mean, in sentences (harness.judge.advice).
     """
 
     suite: Literal["mnist", "llm"]

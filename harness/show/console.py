@@ -11,15 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.advice import advice
-from harness.anatomy import reasons
-from harness.campaign import run
-from harness.charts import draw
-from harness.launch import ServerFailedError, attached_server
-from harness.results import Results, TokenVariant
-from harness.rows import Level, Rate, TokenLevel
+from harness.judge.advice import advice
+from harness.judge.bottlenecks import reasons
+from harness.measure.epochs import run
+from harness.show.charts import draw
+from harness.process.launch import ServerFailedError, attached_server
+from harness.results.run import Results, TokenVariant
+from harness.results.rows import Level, Rate, TokenLevel
 from harness.suite import CannotMeasureError, Suite
-from harness.utilisation import HTTP, ROLES
+from harness.measure.utilisation import HTTP, ROLES
 
 FAILED, REFUSED, STOPPED = 1, 2, 130
 CPU = "CPU s/1000: http + queue + workers"

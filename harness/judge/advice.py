@@ -4,7 +4,7 @@ A variant is recommended only where its verdict against the baseline is "faster"
 advice says so.
 """
 
-from harness.results import Results, Verdict
+from harness.results.run import Results, Verdict
 
 LONE, LIGHT, MANY, BALANCED = "lone requests", "the lightest load", "many concurrent requests", "a balance of both"
 

@@ -1,6 +1,6 @@
 """A server whose API does nothing: what LitServe's HTTP and queues cost by themselves, and the most they let through.
 
-    python -m harness.null_server --port 8000 --max-batch-size 64 --batch-timeout 0.01 --workers-per-device 4
+    python -m harness.serving.no_op_server --port 8000 --max-batch-size 64 --batch-timeout 0.01 --workers-per-device 4
 
 It takes any JSON object at /predict, never looks at it, and always gives the same answer. The benchmarks launch it set
 up as each of their variants is.
@@ -12,7 +12,7 @@ from typing import Any
 
 import litserve
 
-from harness.serve import serve
+from harness.serving.serve import serve
 
 
 class NullAPI(litserve.LitAPI):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import psutil
 
-from harness.gpu import GpuReader, GpuReading
+from harness.measure.gpu import GpuReader, GpuReading
 
 PERIOD_S = 0.25
 MEMORY_EVERY = 8  # samples: a process's proportional set size takes the kernel milliseconds

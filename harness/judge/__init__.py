@@ -1,0 +1,1 @@
+"""Statistics, verdicts, advice, bottlenecks, and the comparison of two result files."""

@@ -1,0 +1,1 @@
+"""Measuring: epochs, windows, utilisation, GPU, machine, capacity."""

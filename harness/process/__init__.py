@@ -1,0 +1,1 @@
+"""Processes: launching, freezing and ending whole trees; a function in a process of its own."""

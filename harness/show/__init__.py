@@ -1,0 +1,1 @@
+"""For people: the console, the charts, the tables of README.md."""
