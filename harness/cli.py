@@ -1,10 +1,82 @@
-"""The command line that both benchmark scripts share."""
+"""One run of a benchmark script, from its options to its exit code."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-QUICK = {"rounds": 1, "duration": 1.0, "warmup": 0.3}
+from harness.load.job import Job
+from harness.process.launch import ServerFailedError, attached_server
+from harness.run import run
+from harness.show.charts import draw
+from harness.show.console import make_console, print_results
+from harness.suite import CannotMeasureError, Suite
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
+EPOCHS, QUICK = 3, {"epochs": 1, "duration": 1.0, "warmup": 0.3}
+
+
+def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
+    """Run a suite, print and draw what was measured; returns the exit code."""
+    console = make_console()
+    try:
+        check_writable(options.output_dir)
+        if options.url:
+            attached_server(options.url)  # nobody there? say so before anything slow is loaded
+        with empty_compiler_cache(), contextlib.closing(suite()) as measured:
+            results = run(measured, options, console)
+    except (OSError, ServerFailedError, CannotMeasureError) as error:
+        return refused(str(error))
+    except KeyboardInterrupt:
+        return refused("interrupted before anything was measured", INTERRUPTED)
+    if not results.variants:
+        return refused("interrupted before anything was measured", INTERRUPTED)
+    print_results(results, type(measured), console)
+    for path in draw(results, type(measured), options.output_dir):
+        console.print(f"wrote {path}")
+    failed = [name for name, variant in results.variants.items() if variant.error]
+    if failed:
+        console.print(f"[red]failed:[/red] {', '.join(failed)}")
+    if not results.complete:
+        console.print("interrupted; partial results saved")
+        return INTERRUPTED
+    return FAILED if failed else 0
+
+
+@contextlib.contextmanager
+def empty_compiler_cache() -> Iterator[None]:
+    """Let all processes of a run share a compiler cache that is empty at first.
+
+    The first launch that compiles so pays in full.
+    """
+    with tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True) as directory:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
+        try:
+            yield
+        finally:
+            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+
+
+def check_writable(directory: Path) -> None:
+    """OSError with one sentence if no file can be written there: better now than after measuring."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {directory}: {error.strerror or error}") from error
+
+
+def refused(reason: str, code: int = REFUSED) -> int:
+    """Say why there is no result."""
+    print(reason, file=sys.stderr)
+    return code
 
 
 def listed(kind: Callable[[str], float]) -> Callable[[str], list]:
@@ -36,62 +108,61 @@ def count(text: str) -> int:
     return value
 
 
-def benchmark_parser(
-    description: str, variants: list[str], concurrency: list[int], quick_concurrency: list[int], output: Path
-) -> argparse.ArgumentParser:
-    """The options that say which variants to measure, under which load, how long, and where the results go."""
+def one_of(variants: list[str]) -> Callable[[str], list[str]]:
+    """A parser of comma-separated variants; they come out in reading order."""
 
     def names(text: str) -> list[str]:
         chosen = text.split(",")
-        unknown = sorted(set(chosen) - set(variants))
+        unknown = ", ".join(sorted(set(chosen) - set(variants)))
         if unknown:
-            raise argparse.ArgumentTypeError(f"no such variant: {', '.join(unknown)}; there are {', '.join(variants)}")
+            known = ", ".join(variants)
+            raise argparse.ArgumentTypeError(f"no such variant: {unknown}; there are {known}")
         return [name for name in variants if name in chosen]
 
+    return names
+
+
+def benchmark_parser(
+    suite: type[Suite],
+    description: str,
+    concurrency: list[int],
+    quick_concurrency: list[int],
+    output_dir: Path,
+) -> argparse.ArgumentParser:
+    """The options that both benchmark scripts share: what to measure, how long, what to write where."""
     parser = argparse.ArgumentParser(description=description)
     parser.presets = {"quick": QUICK | {"concurrency": quick_concurrency}}
-    add = parser.add_argument
-    add(
-        "--variants",
-        type=names,
-        default=variants,
-        metavar="A,B",
-        help=f"which to measure (default: {','.join(variants)})",
-    )
-    add("--concurrency", type=listed(int), default=concurrency, metavar="N,N",
-        help=f"requests in flight, one level each (default: {','.join(map(str, concurrency))})")  # fmt: skip
-    add("--rounds", type=count, default=3, help="fresh launches of every variant (default: %(default)s)")
-    add("--duration", type=positive, default=3.0, help="seconds to measure per level (default: %(default)s)")
-    add("--warmup", type=positive, default=0.5, help="seconds of load before that (default: %(default)s)")
-    add("--rate", type=listed(float), metavar="R,R",
-        help="open loop instead: requests per second that arrive whatever the server does, one level each")  # fmt: skip
-    add("--slo-p99-ms", type=positive, metavar="MS",
-        help="also search each variant's capacity: the rate at which 99 %% of answers come within MS")  # fmt: skip
-    add("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the models run")
-    add("--api-servers", type=count, default=1, help="HTTP processes per server (default: %(default)s)")
-    add("--output-dir", type=Path, default=output, help="where results and charts go (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the order of turns and requests (default: %(default)s)")
-    add(
-        "--timeout", type=positive, default=30.0, help="seconds after which a request has failed (default: %(default)s)"
-    )
-    add("--quick", action="store_true", help="a first look: one short round; too little for verdicts")
-    add("--url", help="measure the server that runs there already; it is neither launched nor stopped")
+    variants = [variant.name for variant in suite.variants]
+    shown = "(default: %(default)s)"
+
+    def add(flag: str, words: str, **options: Any) -> None:
+        parser.add_argument(flag, help=words, **options)
+
+    add("--variants", f"which to measure (default: {','.join(variants)})",
+        type=one_of(variants), default=variants, metavar="A,B")
+    add("--concurrency",
+        f"requests kept waiting for their answers (default: {','.join(map(str, concurrency))})",
+        type=listed(int), default=concurrency, metavar="N,N")
+    add("--epochs", f"how often every server is launched {shown}", type=count, default=EPOCHS)
+    add("--duration", f"seconds of a window {shown}",
+        type=positive, default=JOB_DEFAULTS["duration_s"])
+    add("--warmup", f"seconds of load before it {shown}",
+        type=positive, default=JOB_DEFAULTS["warmup_s"])
+    add("--rate", "open loop instead: requests/s that arrive whatever the server does",
+        type=listed(float), metavar="R,R")
+    add("--slo-p99-ms", "also search each variant's capacity: the offered rate at which 99 %% of "
+        "answers come within MS", type=positive, metavar="MS")
+    add("--accelerator", f"where the models run {shown}",
+        default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add("--api-servers", f"HTTP processes per server {shown}", type=count, default=1)
+    add("--output-dir", f"where results and charts go {shown}", type=Path, default=output_dir)
+    add("--seed", f"of the order of launches and requests {shown}",
+        type=int, default=JOB_DEFAULTS["seed"])
+    add("--timeout", f"seconds after which a request has failed {shown}",
+        type=positive, default=JOB_DEFAULTS["timeout_s"])
+    add("--quick", "a first look: one short epoch; too little for verdicts", action="store_true")
+    add("--url", "measure the server that runs there already; it is neither launched nor stopped")
     return parser
-
-
-class Sweep(argparse.Action):
-    """--sweep SETTING N,N: one of `choices` and its values, as (setting, values)."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, options: argparse.Namespace, words: list[str], _: str | None = None
-    ) -> None:
-        setting, values = words
-        if setting not in self.const:
-            parser.error(f"--sweep: no such setting: {setting}; there are {', '.join(self.const)}")
-        try:
-            options.sweep = (setting, listed(int)(values))
-        except ValueError:
-            parser.error(f"--sweep: {values} is no list of positive numbers such as 1,8,64")
 
 
 def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,18 +1,22 @@
-"""What a benchmark folder brings to a run: its servers, what to send, how to judge the answers; and one load."""
+"""What a benchmark folder brings: its servers, what to send, how to judge and to show the answers."""
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
-from harness.results.summary import Measurement, Record
-from harness.results.run import VariantResult
-from harness.results.rows import Level, load_name
+from matplotlib.figure import Figure
+
+from harness.measure.window import Record, Window
+from harness.results.file import read
+from harness.results.run import Results, VariantResult
+from harness.show.presentation import Ceiling, Column
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A server script and the one it is the difference to."""
+class Variant(NamedTuple):
+    """A server script, server_<name>.py, and the one it is the difference to."""
 
     name: str
     builds_on: str | None
@@ -22,67 +26,103 @@ class CannotMeasureError(Exception):
     """What was asked for cannot be measured; the message says why, in one sentence."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Suite(ABC):
-    """What a benchmark folder brings: its servers, what to send, how to judge the answers, what to say of a variant.
+    """What a benchmark folder brings. Class attributes are known from a result file alone.
+
+    A folder `f` has a module `f.suite` whose `SUITE` is its subclass; server_<variant>.py beside it.
+
+    Class attributes:
+        name: for people.
+        package: the folder, as a Python package.
+        variants: in reading order; the first is the baseline.
+        unit: what a server produces, plural; output per second counts it.
+        path: where requests are POSTed.
+        own_row, own_variant: dataclasses of what the folder adds to a row and to a variant.
+        columns: of the table, after the variant's name.
+        stage_names: the folder's names for stages in the worker (harness.serving.instrumentation).
 
     Attributes:
-        name: "mnist" or "llm".
-        package: the folder, as a Python package; holds server_<variant>.py.
-        variants: in reading order; the first is the baseline.
-        path: where requests are POSTed.
         bodies: the requests.
         request: what a request is, in words.
-        check, carries_output: see harness.load.job.Job.
-        sample_answer: a right answer, for the responder that tells the client's ceiling.
+        output_per_request: how much of its unit one correct answer holds.
+        check, carries_output, min_requests: see harness.load.job.Job.
+        sample_answer: a correct answer, for the echo server that tells the client's ceiling.
         server_flags: what every server script is started with, besides the shared flags.
-        min_requests: see harness.load.job.Job.
-        turn_overhead_s: what a turn takes besides its loads, about, for the plan.
+        notes: what a reader must know beside every number.
+        launch_s: what a launch takes besides its windows, about, for the plan.
     """
 
-    name: str
-    package: str
-    variants: list[Variant]
-    path: str
+    name: ClassVar[str]
+    package: ClassVar[str]
+    variants: ClassVar[list[Variant]]
+    unit: ClassVar[str]
+    path: ClassVar[str]
+    own_row: ClassVar[type]
+    own_variant: ClassVar[type]
+    columns: ClassVar[list[Column]]
+    stage_names: ClassVar[Mapping[str, str]] = {}
+
     bodies: list[bytes]
     request: str
+    output_per_request: int
     check: Callable[[bytes, int], tuple[bool, float | None]]
     sample_answer: bytes
     server_flags: tuple[str, ...] = ()
     carries_output: Callable[[bytes], bool] | None = None
     min_requests: int = 11
-    turn_overhead_s: float = 8
+    notes: tuple[str, ...] = ()
+    launch_s: float = 8
 
     @abstractmethod
     def prepare(self, variants: list[str]) -> None:
-        """Measure what needs no server, before the first turn."""
+        """Measure what needs no server, before the first launch."""
 
     @abstractmethod
     def close(self) -> None:
         """End what the suite has started: the run is over."""
 
     def in_process(self, _variant: str) -> float | None:
-        """A variant's requests per second without a server, measured beside each of its turns; None if it is not."""
+        """A variant's requests/s without a server, measured beside each launch; None if it is not."""
         return None
 
     @abstractmethod
-    def level(self, common: dict[str, Any], measured: list[Measurement]) -> Level:
-        """The row of one load: what all suites say of it, and what this one adds."""
+    def row(self, windows: list[Window]) -> Any:
+        """What the folder adds to a row: an `own_row`."""
 
     @abstractmethod
-    def variant(
-        self, name: str, common: dict[str, Any], levels: list[Level], records: dict[str, list[Record]]
-    ) -> VariantResult:
-        """What is said of a variant, from its rows and the records of all variants so far."""
+    def variant(self, name: str, records: Mapping[str, list[Record]]) -> Any:
+        """What the folder adds to a variant: an `own_variant`, from the records of all so far."""
+
+    @staticmethod
+    @abstractmethod
+    def ceilings(variant: VariantResult) -> list[Ceiling]:
+        """What a variant was served at, last, under the ceilings above it; empty if unknown."""
+
+    @staticmethod
+    def sentences(_results: Results) -> list[str]:
+        """What the folder has to say of its variants besides tables and verdicts."""
+        return []
+
+    @staticmethod
+    @abstractmethod
+    def charts(results: Results) -> dict[str, Figure]:
+        """The folder's own pictures, by path."""
 
 
-@dataclass(frozen=True)
-class LoadLevel:
-    """One load: requests in flight, or requests per second."""
+def suite_of(package: str) -> type[Suite]:
+    """The suite of a folder; LookupError if it is none."""
+    try:
+        return importlib.import_module(f"{package}.suite").SUITE
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LookupError(f"{package} brings no suite: {error}") from error
 
-    concurrency: int | None
-    rate: float | None
 
-    @property
-    def name(self) -> str:
-        return load_name(self.concurrency, self.rate)
+def read_results(path: Path) -> Results:
+    """The results in a file; UnusableResultsError with one sentence if it holds none."""
+
+    def own_types(package: str) -> tuple[type, type]:
+        suite = suite_of(package)
+        return suite.own_row, suite.own_variant
+
+    return read(path, own_types)

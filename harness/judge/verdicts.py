@@ -1,58 +1,72 @@
-"""From the records of all variants to noise floors and verdicts: who is compared with whom, round by round."""
+"""From the records of all servers to noise floors and verdicts: who is compared with whom, by epoch."""
 
-import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from harness.results.summary import Record
-from harness.results.run import Verdict, verdict_of
-from harness.judge.statistics import Comparison, compared, noise_floor
-from harness.suite import Variant
+from scipy.stats import gmean
+
+from harness.judge.statistics import compared, noise_floor
+from harness.measure.window import Record
+from harness.results.run import Comparison, Verdict
 
 
-def noise_floors(first: Record, second: Record, levels: list[str]) -> dict[str, float | None]:
-    """Per level, what two launches of the same server differ by, in percent."""
-    return {level: noise_floor(*paired([first], [second], level)) for level in levels}
+def noise_floors(first: Record, second: Record, loads: list[str]) -> dict[str, float | None]:
+    """Per offered load, what two launches of the same server differ by, in percent."""
+    return {load: noise_floor(*paired([first], [second], load)) for load in loads}
 
 
 def verdicts(
-    variants: list[Variant],
-    levels: list[str],
+    builds_on: Mapping[str, str | None],
+    loads: list[str],
     records_of: Callable[[str], list[Record]],
-    floors: dict[str, float | None],
+    floors: Mapping[str, float | None],
 ) -> list[Verdict]:
-    """Every variant against the first, the baseline, and against the one it builds on, per level."""
-    found = []
-    for variant in variants[1:]:
-        for against in dict.fromkeys((variants[0].name, variant.builds_on)):
-            mine, theirs = records_of(variant.name), records_of(against)
-            if mine and theirs:
-                found += [
-                    verdict_of(variant.name, against, level, comparison(mine, theirs, level, floors.get(level)))
-                    for level in levels
-                ]
-    return found
+    """Every variant against the first, the baseline, and against the one it builds on, per load.
+
+    Args:
+        builds_on: by variant, the one it is the difference to; the baseline first.
+        loads: names of the offered loads.
+        records_of: the records of a variant's servers; empty if it was not measured.
+        floors: noise floor by load.
+    """
+    baseline, *others = builds_on
+    pairs = [
+        (name, against)
+        for name in others
+        for against in dict.fromkeys((baseline, builds_on[name]))
+        if records_of(name) and records_of(against)
+    ]
+    return [
+        Verdict(name, against, load, comparison(records_of(name), records_of(against), load, floors))
+        for name, against in pairs
+        for load in loads
+    ]
 
 
-def comparison(mine: list[Record], theirs: list[Record], level: str, floor_percent: float | None) -> Comparison:
+def comparison(
+    mine: list[Record], theirs: list[Record], load: str, floors: Mapping[str, float | None]
+) -> Comparison:
     """One comparison; none where answers were wrong, for their speed is worth nothing."""
-    wrong = sum(record.wrong_answers(level) for record in mine + theirs)
+    wrong = sum(record.wrong_answers(load) for record in mine + theirs)
     if wrong:
         return Comparison(None, None, 0, "not counted", f"not counted: {wrong} wrong answers")
-    return compared(*paired(mine, theirs, level), floor_percent)
+    return compared(*paired(mine, theirs, load), floors.get(load))
 
 
-def paired(first: list[Record], second: list[Record], level: str) -> tuple[list[float], list[float]]:
-    """The rates of the rounds that both have measured; of several turns in a round, their geometric mean."""
-    a, b = rates_by_round(first, level), rates_by_round(second, level)
+def paired(first: list[Record], second: list[Record], load: str) -> tuple[list[float], list[float]]:
+    """The rates of the epochs that both have measured."""
+    a, b = rates_by_epoch(first, load), rates_by_epoch(second, load)
     both = sorted(a.keys() & b.keys())
-    return [a[round_] for round_ in both], [b[round_] for round_ in both]
+    return [a[epoch] for epoch in both], [b[epoch] for epoch in both]
 
 
-def rates_by_round(records: list[Record], level: str) -> dict[int, float]:
-    """Requests per second of right answers; two baselines in a round halve the noise of what all are compared with."""
-    turns = defaultdict(list)
+def rates_by_epoch(records: list[Record], load: str) -> dict[int, float]:
+    """Correct answers per second; of two servers of a variant in an epoch, the geometric mean.
+
+    The baseline's second server so halves the noise of what all others are compared with.
+    """
+    rates = defaultdict(list)
     for record in records:
-        for round_, rate in record.rates(level).items():
-            turns[round_].append(rate)
-    return {round_: math.prod(rates) ** (1 / len(rates)) for round_, rates in turns.items()}
+        for epoch, rate in record.rates(load).items():
+            rates[epoch].append(rate)
+    return {epoch: float(gmean(each)) for epoch, each in rates.items()}

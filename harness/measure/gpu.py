@@ -44,9 +44,9 @@ class NvmlReader:
         self.handle = handles[0]  # IndexError if the driver is there without a device
 
     def read(self) -> GpuReading:
-        power = self.told(pynvml.nvmlDeviceGetPowerUsage)
-        energy = self.told(pynvml.nvmlDeviceGetTotalEnergyConsumption)
-        utilisation, memory = self.told(pynvml.nvmlDeviceGetUtilizationRates), self.told(pynvml.nvmlDeviceGetMemoryInfo)
+        power = self.answer(pynvml.nvmlDeviceGetPowerUsage)
+        energy = self.answer(pynvml.nvmlDeviceGetTotalEnergyConsumption)
+        utilisation, memory = self.answer(pynvml.nvmlDeviceGetUtilizationRates), self.answer(pynvml.nvmlDeviceGetMemoryInfo)
         return GpuReading(
             percent=utilisation and float(utilisation.gpu),
             memory_bytes=memory and int(memory.used),
@@ -54,7 +54,7 @@ class NvmlReader:
             energy_j=None if energy is None else energy / 1e3,
         )
 
-    def told(self, question: Callable[[Any], Any]) -> Any:
+    def answer(self, question: Callable[[Any], Any]) -> Any:
         """The driver's answer; None where it has none, as for utilisation on a MIG slice."""
         with contextlib.suppress(pynvml.NVMLError):
             return question(self.handle)

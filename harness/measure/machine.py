@@ -1,7 +1,6 @@
 """What ran the measurement: cores that may be used, CPU, memory, GPUs, versions, commit."""
 
 import contextlib
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -10,26 +9,12 @@ from typing import Any
 
 import psutil
 
+from harness.process.cores import cpu_quota, usable_cores
+
 PACKAGES = (
-    "litserve", "torch", "torchvision", "lightning", "transformers", "bitsandbytes", "accelerate", "pillow",
-    "uvicorn", "uvloop", "httptools", "fastapi",
-)  # fmt: skip
-CGROUP = Path("/sys/fs/cgroup")
-
-
-def cpu_quota() -> float | None:
-    """Cores that the control group (version 2) grants; None without a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (CGROUP / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    return None
-
-
-def usable_cores() -> int:
-    """Cores that this process may keep busy: its affinity, cut to the container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(cpu_quota() or cores)))
-
+    *("litserve", "torch", "torchvision", "lightning", "transformers", "bitsandbytes"),
+    *("accelerate", "pillow", "uvicorn", "uvloop", "httptools", "fastapi"),
+)
 
 def cpu_model() -> str | None:
     """The processor's name as the kernel tells it."""
@@ -50,7 +35,7 @@ def installed_version(package: str) -> str | None:
 def git(*arguments: str) -> str | None:
     """What git prints in this project's checkout; None where there is no git or no checkout."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        root = Path(__file__).resolve().parent.parent
+        root = Path(__file__).resolve().parents[2]
         return subprocess.run(("git", *arguments), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
     return None
 

@@ -146,24 +146,25 @@ class Sampler:
 
     def energy_j(self, opened: float, closed: float) -> float | None:
         """What the GPU drew between two moments, joules; None if it does not tell."""
-        told = [(sample.moment, sample.gpu.energy_j) for sample in self.samples
-                if sample.gpu and sample.gpu.energy_j is not None]  # fmt: skip
-        if len(told) < 2:  # one reading would interpolate to nothing drawn
+        metered = [sample for sample in self.samples if sample.gpu and sample.gpu.energy_j is not None]
+        if len(metered) < 2:  # one reading would interpolate to nothing drawn
             return None
-        edges = numpy.interp((opened, closed), *zip(*told, strict=True))
+        moments = [sample.moment for sample in metered]
+        edges = numpy.interp((opened, closed), moments, [sample.gpu.energy_j for sample in metered])
         return float(edges[1] - edges[0])
 
 
 def gpu_usage(readings: list[GpuReading]) -> dict[str, Any]:
     """The GPU fields of Usage from the readings inside the window."""
 
-    def told(name: str) -> list[float]:
-        return [getattr(reading, name) for reading in readings if getattr(reading, name) is not None]
+    def known(name: str) -> list[float]:
+        values = [getattr(reading, name) for reading in readings]
+        return [value for value in values if value is not None]
 
     return {
-        "gpu_percent": float(numpy.mean(told("percent"))) if told("percent") else None,
-        "gpu_memory_bytes": max(told("memory_bytes"), default=None),
-        "gpu_power_w": float(numpy.mean(told("power_w"))) if told("power_w") else None,
+        "gpu_percent": float(numpy.mean(known("percent"))) if known("percent") else None,
+        "gpu_memory_bytes": max(known("memory_bytes"), default=None),
+        "gpu_power_w": float(numpy.mean(known("power_w"))) if known("power_w") else None,
     }
 
 

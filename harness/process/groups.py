@@ -1,20 +1,25 @@
-"""Process families: children die with their parent, a group is ended whole, SIGTERM ends a run the way Ctrl-C does."""
+"""Process groups: children die with their parent, a group is ended whole, signals end a run the way
+Ctrl-C does.
+"""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import psutil
 
+END_LIMIT_S = 10
+
 
 def die_with_parent() -> None:
-    """Watch, on a thread, for the death of the multiprocessing parent; then end this process and all its siblings.
+    """Watch, on a thread, for the death of the multiprocessing parent; then end this process and
+    its siblings.
 
-    A LitServe parent that is killed leaves its workers, queue manager and HTTP process behind, still answering.
+    A LitServe parent that is killed leaves its workers, queue manager and HTTP process behind,
+    still answering.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -34,46 +39,48 @@ def die_with_parent() -> None:
 def end_group(group: int) -> None:
     """Kill a process group and wait until it is gone.
 
-    A measured server has nothing to finish or to save; LitServe's own way out takes one to two seconds of every turn.
+    A measured server has nothing to finish or to save; LitServe's own way out takes one to two
+    seconds of a launch.
     """
+    members = group_members(group)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    group_ends(group, 10)
+    psutil.wait_procs(members, timeout=END_LIMIT_S)
 
 
-def group_ends(group: int, within_s: float) -> bool:
-    """Whether every process of the group has ended in time; zombies that nobody reaps count as ended."""
-    deadline = time.monotonic() + within_s
-    while any_alive(group):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def any_alive(group: int) -> bool:
-    """Whether a process of this group exists that is not a zombie."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    for process in psutil.process_iter(["status"]):
+def group_members(group: int) -> list[psutil.Process]:
+    """The living processes of a group."""
+    members = []
+    for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                return True
-    return False
+            if os.getpgid(process.pid) == group:
+                members.append(process)
+    return members
 
 
 @contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end a run the way Ctrl-C does: keep what is done, leave no process."""
+def signals_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end a run the way Ctrl-C does: keep what is done, leave no
+    process.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = signal.SIGTERM, signal.SIGHUP
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C: an impatient second one must not leave processes behind."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

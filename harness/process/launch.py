@@ -1,8 +1,7 @@
-"""Start a server script on a free port, wait until it is ready, prove that it is the one, stop its whole tree."""
+"""Launch a server script on a free port, prove that it is the one that answers, end its whole tree."""
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import requests
 
-from harness.process.groups import end_group
+from harness.process.groups import end_group, uninterrupted
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -26,7 +25,7 @@ TAIL_LINES = 40  # a dying LitServe prints tracebacks of all its processes after
 
 
 class ServerFailedError(Exception):
-    """A server did not come up, was not the one launched, or ended; the message names the reason and its last lines."""
+    """A server did not come up, ended, or is not the one launched; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Server:
         url: scheme, host and port.
         run_id: what its /info must keep saying; None if it was not launched here and has none.
         pid: the LitServe parent process; None if it does not run on this machine.
-        startup_s: from launching the process to the first 200 of /health; None if it was not launched here.
+        startup_s: from launching the process to the first 200 of /health; None if it was not
+            launched here.
         info: the model metadata of /info: variant, run_id, server options.
         log: its output; None if it was not launched here.
     """
@@ -50,19 +50,23 @@ class Server:
     log: Path | None
 
     def stats(self) -> dict[str, Any] | None:
-        """Pids of its HTTP processes and running totals of its workers (harness.serving.instrumentation); None if it has none.
+        """Running totals of its HTTP processes and workers (harness.serving.counters), or None.
 
         Raises ServerFailedError if another server answers by now, or none.
         """
         try:
             reply = requests.get(f"{self.url}/stats", timeout=REPLY_LIMIT_S)
         except requests.RequestException as error:
-            raise ServerFailedError(f"{self.url} no longer answers: {error}{self.tail()}") from error
+            raise ServerFailedError(
+                f"{self.url} no longer answers: {error}{self.tail()}"
+            ) from error
         if self.run_id is None and reply.status_code == 404:
             return None
         answered = reply.json().get("run_id") if reply.ok else None
         if answered != self.run_id:
-            raise ServerFailedError(f"another server answers at {self.url}: run id {answered}, not {self.run_id}")
+            raise ServerFailedError(
+                f"another server answers at {self.url}: run id {answered}, not {self.run_id}"
+            )
         return reply.json()
 
     def tail(self) -> str:
@@ -73,7 +77,11 @@ class Server:
 def log_tail(log: Path) -> str:
     """The last lines of a log file, as the end of an error message."""
     lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    return "; its last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else "; it printed nothing"
+    return (
+        "; its last lines:\n" + "\n".join(f"    {line}" for line in lines)
+        if lines
+        else "; it printed nothing"
+    )
 
 
 def free_port() -> int:
@@ -84,31 +92,51 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S) -> Iterator[Server]:
-    """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block lasts.
+def running_server(
+    module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S
+) -> Iterator[Server]:
+    """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block
+    lasts.
 
-    The server is a process group of its own, so that a terminal's Ctrl-C does not reach it before its turn and
-    stopping reaches all of it. Its output goes to a file, for an unread pipe would block it.
+    The server is a process group of its own: a terminal's Ctrl-C does not reach it before its turn,
+    and stopping reaches all of it. Its output goes to a file, for an unread pipe would block it.
 
-    Raises ServerFailedError if it ends early, is not ready in time, or another server answers in its place.
+    Raises ServerFailedError if it ends early, is not ready in time, or another server answers in
+    its place.
     """
     run_id, port = uuid.uuid4().hex, free_port()
     with tempfile.TemporaryDirectory(prefix="server-") as directory:
         log = Path(directory) / "server.log"
-        command = [sys.executable, "-m", module, "--port", str(port), "--run-id", run_id, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            module,
+            "--port",
+            str(port),
+            "--run-id",
+            run_id,
+            *arguments,
+        ]
         with log.open("w") as output:
             began = time.monotonic()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | {"TMPDIR": directory},  # a killed queue manager leaves its socket behind
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ
+                | {"TMPDIR": directory},  # a killed queue manager leaves its socket behind
+            )
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, module, log, began + startup_limit_s)
             startup_s = time.monotonic() - began
             info = model_info(url)
             if info.get("run_id") != run_id:
-                raise ServerFailedError(f"another server answers on port {port}, not the {module} launched on it")
+                raise ServerFailedError(
+                    f"another server answers on port {port}, not the {module} launched on it"
+                )
             yield Server(url, run_id, process.pid, startup_s, info, log)
         finally:
             with uninterrupted():
@@ -116,11 +144,15 @@ def running_server(module: str, *arguments: str, startup_limit_s: float = STARTU
                 process.wait()
 
 
-def wait_until_ready(process: subprocess.Popen, url: str, module: str, log: Path, deadline: float) -> None:
-    """Return once /health answers 200; ServerFailedError if the process ends before, or time is up."""
+def wait_until_ready(
+    process: subprocess.Popen, url: str, module: str, log: Path, deadline: float
+) -> None:
+    """Return once /health answers 200; ServerFailedError if the process ends or time is up."""
     while not healthy(url):
         if process.poll() is not None:
-            raise ServerFailedError(f"{module} ended with {process.returncode} before it was ready{log_tail(log)}")
+            raise ServerFailedError(
+                f"{module} ended with {process.returncode} before it was ready{log_tail(log)}"
+            )
         if time.monotonic() > deadline:
             raise ServerFailedError(f"{module} was not ready in time{log_tail(log)}")
         time.sleep(0.05)
@@ -142,7 +174,9 @@ def model_info(url: str) -> dict[str, Any]:
 
 
 def attached_server(url: str) -> Server:
-    """A server that already runs, here or elsewhere; ServerFailedError if it does not answer /health with 200."""
+    """A server that already runs, here or elsewhere; ServerFailedError if it does not answer
+    /health with 200.
+    """
     url = url.rstrip("/")
     if not healthy(url):
         raise ServerFailedError(f"{url}/health does not answer 200; is the server up?")
@@ -152,11 +186,17 @@ def attached_server(url: str) -> Server:
 
 
 def parent_here(server: Server) -> int | None:
-    """The LitServe parent of a server that was started by somebody else on this machine; None if it is not here.
+    """The LitServe parent of a server that was started by somebody else on this machine; None if it
+    is not here.
 
-    Its workers and HTTP processes name their pids; the parent is known only if it is the same for all of them.
+    Its workers and HTTP processes name their pids; the parent is known only if it is the same for
+    all of them.
     """
-    stats = server.stats() if urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1") else None
+    stats = (
+        server.stats()
+        if urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1")
+        else None
+    )
     if not stats:
         return None
     try:
@@ -165,13 +205,3 @@ def parent_here(server: Server) -> int | None:
     except psutil.Error:  # pids of another machine, or of a container, behind a forwarded port
         return None
     return parents.pop() if len(parents) == 1 and 1 not in parents else None
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C: an impatient second one must not leave processes behind."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

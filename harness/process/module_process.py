@@ -1,11 +1,23 @@
-"""A module in a process of its own: its functions are called from here, its imports and memory stay over there."""
+"""A module in a process of its own: its functions are called from here, its imports and memory stay
+over there.
+"""
 
 import importlib
 import multiprocessing
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 from typing import Any
+
+RESULT, ERROR, NOTICE = "result", "error", "notice"
+
+caller: Connection | None = None  # in the process: the way back to the one that calls
+
+
+class ProcessDiedError(RuntimeError):
+    """The process ended while it was asked something; the message says what and how it ended."""
 
 
 class ModuleProcess:
@@ -17,24 +29,88 @@ class ModuleProcess:
     """
 
     def __init__(self, module: str, environment: dict[str, str] | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
         self.module = module
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepared, (environment or {},))
+        self.pipe, theirs = context.Pipe()
+        arguments = module, theirs, environment or {}
+        self.process = context.Process(target=answer_calls, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()  # else a dead process would leave this side waiting for ever
 
-    def __call__(self, function: str, *arguments: Any) -> Any:
-        """What the function of that name returns; what it raises is raised here."""
-        return self.pool.submit(call, self.module, function, arguments).result()
+    def __call__(
+        self,
+        function: str,
+        *arguments: Any,
+        timeout_s: float | None = None,
+        on_notice: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """What the function of that name returns; what it raises is raised here.
+
+        Args:
+            timeout_s: how long to wait for the next sign of life; None for as long as it takes.
+            on_notice: called whenever the function calls `notify_caller`.
+
+        Raises ProcessDiedError if the process ends meanwhile, TimeoutError if it takes too long.
+        """
+        self.pipe.send((function, arguments))
+        while True:
+            ready = wait([self.pipe, self.process.sentinel], timeout_s)
+            if not ready:
+                raise TimeoutError(f"{self.module}.{function} gave no answer in {timeout_s:.0f} s")
+            try:
+                kind, value = self.pipe.recv()  # the answer, even if the process has ended since
+            except (EOFError, ConnectionError):
+                self.process.join()
+                code = self.process.exitcode
+                raise ProcessDiedError(
+                    f"{self.module}.{function}: its process ended with {code}"
+                ) from None
+            if kind == ERROR:
+                raise value
+            if kind == RESULT:
+                return value
+            on_notice()
 
     def close(self) -> None:
-        """End the process."""
-        self.pool.shutdown()
+        """End the process, whatever it is doing."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def __enter__(self) -> "ModuleProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def prepared(environment: dict[str, str]) -> None:
-    """Make ready a new process: a Ctrl-C is for the one that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def notify_caller() -> None:
+    """Tell the process that called the running function that it has got so far; nothing outside of
+    a call.
+    """
+    if caller is not None:
+        caller.send((NOTICE, None))
+
+
+def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> None:
+    """Answer calls until the caller is gone."""
+    global caller
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one that asked
     os.environ.update(environment)
-
-
-def call(module: str, function: str, arguments: tuple) -> Any:
-    """Call a function of a module that only this process imports."""
-    return getattr(importlib.import_module(module), function)(*arguments)
+    caller = pipe
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            reply = RESULT, getattr(importlib.import_module(module), function)(*arguments)
+        except Exception as error:
+            error.add_note("".join(traceback.format_tb(error.__traceback__)))
+            reply = ERROR, error
+        try:
+            pipe.send(reply)
+        except BrokenPipeError:
+            return
+        except Exception as error:  # an answer or an error that cannot be pickled
+            pipe.send((ERROR, RuntimeError(f"{module}.{function}: {reply[1]!r} ({error})")))

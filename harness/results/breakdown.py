@@ -1,92 +1,69 @@
-"""Where the time of a request went: stages in the worker, waiting, and the floor that LitServe itself costs."""
+"""The breakdown of a request: ingress, queue wait, the stages in the worker, response path, unexplained."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from harness.serving.counters import WAITING
+from harness.measure.window import HttpWork, WorkerWork
 
-Totals = dict[str, Any]  # of one worker or one HTTP process, as harness.serving.counters tells them
-
-
-class Floor(NamedTuple):
-    """Milliseconds that a lone request spends on its way to LitServe's queue, through it, and back from its worker."""
-
-    arriving_ms: float
-    queue_ms: float
-    returning_ms: float
+INGRESS, QUEUE_WAIT, RESPONSE_PATH = "ingress", "queue_wait", "response_path"
+UNEXPLAINED = "unexplained"
+OUTSIDE_WORKER = INGRESS, QUEUE_WAIT, RESPONSE_PATH, UNEXPLAINED
 
 
-class Anatomy(NamedTuple):
-    """A mean request in milliseconds.
+class OutsideWorker(NamedTuple):
+    """Milliseconds that a mean request spends outside of the worker: to the queue, in it, and back."""
 
-    Attributes:
-        stages_ms: floor, waiting, the stages in the worker, unexplained; adds up to the client's mean latency.
-        waiting_ms: what `waiting` consists of, all of it beyond the floor: arriving (before LitServe's queue), queue
-            (in it, for a worker or for company in a batch) and returning (from the worker to the client).
-    """
-
-    stages_ms: dict[str, float | None]
-    waiting_ms: dict[str, float] | None
+    ingress_ms: float
+    queue_wait_ms: float
+    response_path_ms: float
 
 
-def grown_worker(old: Totals, new: Totals) -> Totals:
-    """The difference of two running totals of one worker."""
-    sizes = {int(size): count - old["batch_sizes"].get(size, 0) for size, count in new["batch_sizes"].items()}
-    return {
-        "requests": new["requests"] - old["requests"],
-        "batches": new["batches"] - old["batches"],
-        "spent_s": {stage: spent - old["spent_s"][stage] for stage, spent in new["spent_s"].items()},
-        "busy_s": sum(new["busy_s"].values()) - sum(old["busy_s"].values()),
-        "batch_sizes": {size: count for size, count in sizes.items() if count},
-    }
+def breakdown_ms(
+    workers: list[WorkerWork],
+    http: list[HttpWork],
+    latency_ms: float | None,
+    names: Mapping[str, str],
+) -> dict[str, float] | None:
+    """Where the time of a mean request went, in milliseconds; the parts add up to the latency.
 
+    Without clocks in the HTTP processes, what happens there is unexplained. `names` are a suite's
+    own for the stages in the worker.
 
-def grown_door(old: Totals, new: Totals) -> Totals:
-    """The difference of two running totals of one HTTP process."""
-    return {name: new[name] - old[name] for name in ("requests", "arriving_s", "returning_s")}
-
-
-def anatomy(
-    workers: list[Totals], doors: list[Totals], latency_ms: float | None, floor: Floor | None
-) -> Anatomy | None:
-    """Where the time went, from what workers and HTTP processes did in one window or several; None if nothing is known.
-
-    Without a floor all but the time in the queue and in the worker is unexplained.
+    Returns None if nothing is known.
     """
     spent = spent_ms(workers)
     if not spent or latency_ms is None:
         return None
-    outside = outside_ms(workers, doors)
-    if floor is None or outside is None:
-        return Anatomy({"floor": None, **spent, "unexplained": latency_ms - sum(spent.values())}, None)
-    # a launch may be quicker than those of the server that does nothing: its floor is then what it took
-    own = Floor(*map(min, outside, floor))
-    waited = (whole - least for whole, least in zip(outside, own, strict=True))
-    waiting = dict(zip(("arriving", "queue", "returning"), waited, strict=True))
-    spent.pop(WAITING)
-    stages = {"floor": sum(own), WAITING: sum(waiting.values()), **spent}
-    return Anatomy({**stages, "unexplained": latency_ms - sum(stages.values())}, waiting)
+    outside = outside_worker(workers, http)
+    queue_wait = spent.pop(QUEUE_WAIT)
+    parts = {INGRESS: outside.ingress_ms} if outside else {}
+    parts[QUEUE_WAIT] = queue_wait
+    parts |= {names.get(stage, stage): milliseconds for stage, milliseconds in spent.items()}
+    if outside:
+        parts[RESPONSE_PATH] = outside.response_path_ms
+    return parts | {UNEXPLAINED: latency_ms - sum(parts.values())}
 
 
-def spent_ms(workers: list[Totals]) -> dict[str, float]:
-    """Mean milliseconds of a request in LitServe's queue and in each stage of a worker; empty if there was none."""
-    requests = total(workers, "requests")
+def spent_ms(workers: list[WorkerWork]) -> dict[str, float]:
+    """Mean milliseconds of a request in LitServe's queue and in each stage; empty without requests."""
+    requests = sum(worker.requests for worker in workers)
     if not requests:
         return {}
     return {
-        stage: 1000 * sum(worker["spent_s"][stage] for worker in workers) / requests for stage in workers[0]["spent_s"]
+        stage: 1000 * sum(worker.spent_s[stage] for worker in workers) / requests
+        for stage in workers[0].spent_s
     }
 
 
-def outside_ms(workers: list[Totals], doors: list[Totals]) -> Floor | None:
-    """What a mean request spent outside its worker: before, in and after LitServe's queue; None if nobody knows."""
-    passed, spent = total(doors, "requests"), spent_ms(workers)
-    if not passed or not spent:
+def outside_worker(workers: list[WorkerWork], http: list[HttpWork]) -> OutsideWorker | None:
+    """What a mean request spent before, in and after LitServe's queue; None if nobody knows.
+
+    The HTTP process sees a request from the queue to its answer's end; what its worker did in that
+    time is taken off, and the rest is the way back.
+    """
+    ended, spent = sum(process.requests for process in http), spent_ms(workers)
+    if not ended or not spent:
         return None
-    arriving_ms, back_ms = (1000 * total(doors, name) / passed for name in ("arriving_s", "returning_s"))
-    return Floor(arriving_ms, spent[WAITING], back_ms - sum(spent.values()))
-
-
-def total(rows: Iterable[Totals], name: str) -> float:
-    """The sum of one figure over all workers or HTTP processes."""
-    return sum(row[name] for row in rows)
+    ingress_ms = 1000 * sum(process.ingress_s for process in http) / ended
+    after_ms = 1000 * sum(process.after_ingress_s for process in http) / ended
+    return OutsideWorker(ingress_ms, spent[QUEUE_WAIT], after_ms - sum(spent.values()))

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,33 +21,47 @@ def save(results: Results, path: Path) -> None:
 
     Raises OSError if the folder cannot be written, ValueError if a number is not finite.
     """
-    text = json.dumps(TypeAdapter(Results).dump_python(results), indent=2, allow_nan=False)
+    text = json.dumps(asdict(results), indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
         try:
             file.write(text + "\n")
             file.flush()
-            os.chmod(file.name, 0o644)  # noqa: PTH101 - a temporary file is private; the result is for everybody
-            Path(file.name).replace(path)
+            os.fchmod(file.fileno(), 0o644)  # a temporary file is private; the result is for all
+            temporary.replace(path)
         except BaseException:
-            Path(file.name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
-def read(path: Path) -> Results:
-    """The results in a file; UnusableResultsError with one sentence if it holds none of this schema."""
+def read(path: Path, own_types: Callable[[str], tuple[type, type]]) -> Results:
+    """The results in a file.
+
+    Args:
+        path: the file.
+        own_types: what `own` of a row and of a variant are, by the package that the file names;
+            raises LookupError if there is none.
+
+    Raises UnusableResultsError with one sentence if the file holds no results of this schema.
+    """
     try:
         data = json.loads(path.read_text())
     except OSError as error:
         raise UnusableResultsError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UnusableResultsError(f"{path} is not valid JSON: {error}") from error
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != SCHEMA_VERSION:
-        raise UnusableResultsError(f"{path} has schema version {found}; this program reads {SCHEMA_VERSION}")
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        message = f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}"
+        raise UnusableResultsError(message)
     try:
-        return TypeAdapter(Results).validate_python(data)
+        row, variant = own_types(str(data.get("package")))
+        return TypeAdapter(Results[row, variant]).validate_python(data)
+    except LookupError as error:
+        raise UnusableResultsError(f"{path} is of an unknown folder: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UnusableResultsError(f"{path} does not fit the schema at {where}: {first['msg']}") from error
+        message = f"{path} does not fit the schema at {where}: {first['msg']}"
+        raise UnusableResultsError(message) from error

@@ -1,0 +1,90 @@
+"""The doubts about a row: symptom, likely cause, what to try."""
+
+from collections.abc import Iterator
+
+from harness.load.job import LoadResult
+from harness.load.latency import request_counts
+from harness.measure.window import OfferedLoad, Window, known, mean
+from harness.results.rows import Client
+
+STABLE_SPREAD = 0.10  # between the thirds of a window: perf_analyzer's rule
+THIRDS = 3
+LEAST_PER_THIRD = 30  # fewer answers differ by more than that by chance
+CLIENT_BOUND = 0.5
+LEAST_CONCURRENCY = 0.95
+STOLEN_PERCENT = 5
+LATE_S, LATE_SHARE = 0.005, 0.01  # perf_analyzer's rule: then it is no longer the load asked for
+
+
+def doubts(
+    offered: OfferedLoad, windows: list[Window], client: Client, achieved: float | None
+) -> list[str]:
+    """All doubts about the row of these windows; `achieved` is its mean concurrency."""
+    loads = [window.load for window in windows]
+    counts = request_counts(*loads)
+    failed = {name: count for name, count in counts.items() if name not in ("sent", "ok") and count}
+    stolen = mean(known(window.usage.stolen_percent for window in windows))
+    return [
+        *failures(failed),
+        *instability(loads),
+        *client_bound(client),
+        *(() if failed else low_concurrency(offered, achieved)),
+        *late_sends(loads),
+        *stolen_cpu(stolen),
+    ]
+
+
+def failures(failed: dict[str, int]) -> Iterator[str]:
+    if failed:
+        yield "failed requests: " + ", ".join(f"{count} {name}" for name, count in failed.items())
+
+
+def instability(loads: list[LoadResult]) -> Iterator[str]:
+    spreads = [spread for load in loads if (spread := spread_of_thirds(load)) is not None]
+    unstable = [spread for spread in spreads if spread > STABLE_SPREAD]
+    if unstable:
+        yield (
+            f"unstable: up to {100 * max(unstable):.0f} % between the thirds of a window in "
+            f"{len(unstable)} of {len(loads)} windows; other work on the machine? try a longer "
+            "--duration"
+        )
+
+
+def client_bound(client: Client) -> Iterator[str]:
+    share = client.share_of_ceiling
+    if share is not None and share > CLIENT_BOUND:
+        yield (
+            f"client-bound: {100 * share:.0f} % of what the client can measure; run it on another "
+            "machine with --url"
+        )
+
+
+def low_concurrency(offered: OfferedLoad, achieved: float | None) -> Iterator[str]:
+    asked = offered.concurrency
+    if asked and achieved and achieved < LEAST_CONCURRENCY * asked:
+        yield (
+            f"mean concurrency only {achieved:.1f} of {asked} (Little's law): was the client held up?"
+        )
+
+
+def late_sends(loads: list[LoadResult]) -> Iterator[str]:
+    late_s = [seconds for load in loads for seconds in load.late_s]
+    share = sum(seconds > LATE_S for seconds in late_s) / max(1, len(late_s))
+    if share > LATE_SHARE:
+        yield (
+            f"{100 * share:.0f} % of the requests were sent over {1000 * LATE_S:.0f} ms late: the "
+            "client had no CPU or no connection; try a lower --rate, or another machine for it"
+        )
+
+
+def stolen_cpu(percent: float | None) -> Iterator[str]:
+    if percent is not None and percent > STOLEN_PERCENT:
+        yield f"the hypervisor gave {percent:.0f} % of a core to others: expect noise"
+
+
+def spread_of_thirds(load: LoadResult) -> float | None:
+    """By how much the throughput of the thirds of a window differs; None if it is too short."""
+    counts = [0] * THIRDS
+    for moment in load.ended:
+        counts[min(THIRDS - 1, int(THIRDS * (moment - load.opened) / load.window_s))] += 1
+    return max(counts) / min(counts) - 1 if min(counts) >= LEAST_PER_THIRD else None
