@@ -1,1 +1,1 @@
-"""The stopwatch both benchmark folders share: it knows URLs, clocks and processes, never images or tokens."""
+"""The stopwatch all benchmark folders share: knows URLs, clocks, processes; not what is served."""

@@ -1,6 +1,6 @@
 """Draw the charts of a result file again, beside it.
 
-    python -m harness.charts mnist_model_benchmarking/metrics/benchmark_results.json
+python -m harness.charts mnist_model_benchmarking/metrics/benchmark_results.json
 """
 
 import argparse

@@ -64,7 +64,7 @@ def empty_compiler_cache() -> Iterator[None]:
 
 
 def check_writable(directory: Path) -> None:
-    """OSError with one sentence if no file can be written there: better now than after measuring."""
+    """OSError with one sentence if no file can be written there: better now than later."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -129,7 +129,9 @@ def benchmark_parser(
     quick_concurrency: list[int],
     output_dir: Path,
 ) -> argparse.ArgumentParser:
-    """The options that both benchmark scripts share: what to measure, how long, what to write where."""
+    """The options that both benchmark scripts share: what to measure, how long, what to write
+    where.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.presets = {"quick": QUICK | {"concurrency": quick_concurrency}}
     variants = [variant.name for variant in suite.variants]
@@ -138,35 +140,73 @@ def benchmark_parser(
     def add(flag: str, words: str, **options: Any) -> None:
         parser.add_argument(flag, help=words, **options)
 
-    add("--variants", f"which to measure (default: {','.join(variants)})",
-        type=one_of(variants), default=variants, metavar="A,B")
-    add("--concurrency",
+    add(
+        "--variants",
+        f"which to measure (default: {','.join(variants)})",
+        type=one_of(variants),
+        default=variants,
+        metavar="A,B",
+    )
+    add(
+        "--concurrency",
         f"requests kept waiting for their answers (default: {','.join(map(str, concurrency))})",
-        type=listed(int), default=concurrency, metavar="N,N")
+        type=listed(int),
+        default=concurrency,
+        metavar="N,N",
+    )
     add("--epochs", f"how often every server is launched {shown}", type=count, default=EPOCHS)
-    add("--duration", f"seconds of a window {shown}",
-        type=positive, default=JOB_DEFAULTS["duration_s"])
-    add("--warmup", f"seconds of load before it {shown}",
-        type=positive, default=JOB_DEFAULTS["warmup_s"])
-    add("--rate", "open loop instead: requests/s that arrive whatever the server does",
-        type=listed(float), metavar="R,R")
-    add("--slo-p99-ms", "also search each variant's capacity: the offered rate at which 99 %% of "
-        "answers come within MS", type=positive, metavar="MS")
-    add("--accelerator", f"where the models run {shown}",
-        default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add(
+        "--duration",
+        f"seconds of a window {shown}",
+        type=positive,
+        default=JOB_DEFAULTS["duration_s"],
+    )
+    add(
+        "--warmup",
+        f"seconds of load before it {shown}",
+        type=positive,
+        default=JOB_DEFAULTS["warmup_s"],
+    )
+    add(
+        "--rate",
+        "open loop instead: requests/s that arrive whatever the server does",
+        type=listed(float),
+        metavar="R,R",
+    )
+    add(
+        "--slo-p99-ms",
+        "also search each variant's capacity: the offered rate at which 99 %% of "
+        "answers come within MS",
+        type=positive,
+        metavar="MS",
+    )
+    add(
+        "--accelerator",
+        f"where the models run {shown}",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+    )
     add("--api-servers", f"HTTP processes per server {shown}", type=count, default=1)
     add("--output-dir", f"where results and charts go {shown}", type=Path, default=output_dir)
-    add("--seed", f"of the order of launches and requests {shown}",
-        type=int, default=JOB_DEFAULTS["seed"])
-    add("--timeout", f"seconds after which a request has failed {shown}",
-        type=positive, default=JOB_DEFAULTS["timeout_s"])
+    add(
+        "--seed",
+        f"of the order of launches and requests {shown}",
+        type=int,
+        default=JOB_DEFAULTS["seed"],
+    )
+    add(
+        "--timeout",
+        f"seconds after which a request has failed {shown}",
+        type=positive,
+        default=JOB_DEFAULTS["timeout_s"],
+    )
     add("--quick", "a first look: one short epoch; too little for verdicts", action="store_true")
     add("--url", "measure the server that runs there already; it is neither launched nor stopped")
     return parser
 
 
 def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """The options; presets such as --quick change the defaults, not what was asked for beside them."""
+    """The options; a preset such as --quick changes defaults, not what was asked for beside it."""
     known = parser.parse_known_args(argv)[0]
     for flag, defaults in parser.presets.items():
         if getattr(known, flag):

@@ -1,6 +1,6 @@
 """Compare two result files, row by row: did a change, a machine or an upgrade help?
 
-    python -m harness.compare OLD.json NEW.json    # exit 0: no regression, 1: regression, 2: refused
+python -m harness.compare OLD.json NEW.json    # exit 0: no regression, 1: regression, 2: refused
 """
 
 import argparse
@@ -40,7 +40,8 @@ def main() -> None:
 def as_json(pair: RowPair) -> dict:
     """One row for programs: the verdict, and output per second in both files."""
     rates = {
-        name: row and row.output_per_second.mean for name, row in (("old", pair.old), ("new", pair.new))
+        name: row and row.output_per_second.mean
+        for name, row in (("old", pair.old), ("new", pair.new))
     }
     comparison = pair.comparison and asdict(pair.comparison)
     return vars(pair) | rates | {"comparison": comparison}

@@ -1,6 +1,6 @@
-"""Write the tables of README.md from the published results, so that no number in it is typed by hand.
+"""Write the tables of README.md from the published results: no number in it is typed by hand.
 
-    python -m harness.readme            # README.md of this folder; --check only says if it is current
+    python -m harness.readme            # README.md in this folder; --check only compares
 
 Between "<!-- results FOLDER -->" and "<!-- end of results -->" stand the tables of every machine
 under FOLDER/metrics/published.

@@ -1,4 +1,4 @@
-"""One run of a suite: plan, measure, and put together what was measured so far, after every launch."""
+"""One run of a suite: plan, measure, put together what was measured so far after every launch."""
 
 import argparse
 import contextlib
@@ -108,7 +108,9 @@ class Run:
         both = {self.baseline, CONTROL} <= records.keys()
         floors = noise_floors(records[self.baseline], records[CONTROL], loads) if both else {}
         names = [name for name in dict.fromkeys([*self.builds_on, *records]) if name in records]
-        settings = {name: value for name, value in vars(self.options).items() if name != "output_dir"}
+        settings = {
+            name: value for name, value in vars(self.options).items() if name != "output_dir"
+        }
         results = Results(
             suite=self.suite.name,
             package=self.suite.package,
@@ -145,9 +147,7 @@ class Run:
             capacity=self.campaign.capacities.get(name),
             own=self.suite.variant(name, by_name),
             rows=[
-                row_of(
-                    load, windows, per_request, self.suite.row(windows), self.suite.stage_names
-                )
+                row_of(load, windows, per_request, self.suite.row(windows), self.suite.stage_names)
                 for load in self.plan.loads
                 if (windows := [each for record in records for each in record.at(load.name)])
             ],
@@ -167,7 +167,9 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
     common = "--accelerator", options.accelerator, "--api-servers", str(options.api_servers)
     answers = () if suite.carries_output else ("--answer", suite.sample_answer.decode())
     return Plan(
-        servers=servers(suite, options, common, attached and attached.info.get("variant", "server")),
+        servers=servers(
+            suite, options, common, attached and attached.info.get("variant", "server")
+        ),
         attached=attached,
         job=Job(
             url="",
@@ -211,7 +213,12 @@ def servers(
 @contextlib.contextmanager
 def progress(console: Console, steps: int) -> Iterator[Callable[[str], None]]:
     """A progress bar; call what this yields at the beginning of every step."""
-    columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description:>28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     # refreshed by hand between windows: a progress bar that moves takes CPU from the server
     with Progress(*columns, console=console, auto_refresh=False) as bar:
         task = bar.add_task("", total=steps, completed=-1)

@@ -1,4 +1,4 @@
-"""What a benchmark folder brings: its servers, what to send, how to judge and to show the answers."""
+"""What a benchmark folder brings: its servers, what to send, how to judge and show answers."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -30,7 +30,8 @@ class CannotMeasureError(Exception):
 class Suite(ABC):
     """What a benchmark folder brings. Class attributes are known from a result file alone.
 
-    A folder `f` has a module `f.suite` whose `SUITE` is its subclass; server_<variant>.py beside it.
+    A folder `f` has a module `f.suite` whose `SUITE` is its subclass; server_<variant>.py beside
+    it.
 
     Class attributes:
         name: for people.
@@ -83,7 +84,7 @@ class Suite(ABC):
         """End what the suite has started: the run is over."""
 
     def in_process(self, _variant: str) -> float | None:
-        """A variant's requests/s without a server, measured beside each launch; None if it is not."""
+        """A variant's requests/s without a server, measured beside each launch; or None."""
         return None
 
     @abstractmethod
@@ -114,7 +115,7 @@ def suite_of(package: str) -> type[Suite]:
     """The suite of a folder; LookupError if it is none."""
     try:
         return importlib.import_module(f"{package}.suite").SUITE
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise LookupError(f"{package} brings no suite: {error}") from error
 
 

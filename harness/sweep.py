@@ -1,123 +1,155 @@
 """One setting at several values, each a run of its own: from which value on does a variant pay?"""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
-from harness.judge.bottlenecks import best_level, limit
-from harness.show.charts import saved
-from harness.show.panels import COLOURS, MARKERS, page
-from harness.show.console import LOG_WIDTH, benchmark
-from harness.results.file import read
+from harness.cli import FAILED, benchmark
+from harness.judge.bottlenecks import limit
 from harness.results.run import Results, Verdict
-from harness.suite import Suite
+from harness.run import FILE_NAME
+from harness.show.charts import saved
+from harness.show.columns import number
+from harness.show.console import make_console
+from harness.show.panels import (
+    Point,
+    draw_points,
+    epochs,
+    legend_below,
+    log_axis,
+    note,
+    page,
+    styles,
+)
+from harness.suite import Suite, read_results
+
+ByValue = dict[int, Results]
 
 
 def sweep(suite: Callable[[argparse.Namespace], Suite], options: argparse.Namespace) -> int:
-    """Run the benchmark with `options.sweep`, (setting, values); each value gets a folder. Returns the exit code."""
+    """Run the benchmark with `options.sweep`, (setting, values); each value gets a folder.
+
+    Returns the exit code: the highest of all runs.
+    """
     setting, values = options.sweep
-    worst, found = 0, {}
+    worst, by_value = 0, {}
     for value in values:
-        here = argparse.Namespace(**vars(options) | {
-            "sweep": None, setting.replace("-", "_"): value, "output_dir": options.output_dir / f"{setting}-{value}",
-        })  # fmt: skip
-        path = here.output_dir / "benchmark_results.json"
+        here = options_at(options, setting, value)
+        path = here.output_dir / FILE_NAME
         path.unlink(missing_ok=True)  # an earlier sweep's is not this one's
         code = benchmark(lambda here=here: suite(here), here)
         worst = max(worst, code)
         if path.exists():
-            found[value] = read(path)
-        if code > 1:  # refused or stopped: what follows would be no different, or is not wanted any more
+            by_value[value] = read_results(path)
+        if (
+            code > FAILED
+        ):  # refused or interrupted: the next would be too, or is not wanted any more
             break
-    if found:
-        conclude(setting, found, options.output_dir)
+    if by_value:
+        conclude(setting, by_value, options.output_dir)
     return worst
 
 
-def conclude(setting: str, found: dict[int, Results], directory: Path) -> None:
-    """Say and draw what the values did to the verdicts."""
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
-    console.print(table(setting, found))
-    for value, results in found.items():
+def options_at(options: argparse.Namespace, setting: str, value: int) -> argparse.Namespace:
+    """The options of the run at one value."""
+    folder = options.output_dir / f"{setting}-{value}"
+    changed = {"sweep": None, setting.replace("-", "_"): value, "output_dir": folder}
+    return argparse.Namespace(**vars(options) | changed)
+
+
+def conclude(setting: str, by_value: ByValue, directory: Path) -> None:
+    """Print and draw what the values did to the verdicts."""
+    console = make_console()
+    console.print(sweep_table(setting, by_value))
+    for value, results in by_value.items():
         for name in results.variants:
             if sentence := limit(results, name):
                 console.print(f"{setting} {value}: {sentence}", markup=False)
-    console.print(f"wrote {saved(figure(setting, found), directory / f'sweep_{setting}.png')}")
+    picture = saved(sweep_figure(setting, by_value), directory / f"sweep_{setting}.png")
+    console.print(f"wrote {picture}")
 
 
-def steps(results: Results) -> dict[str, Verdict]:
-    """By variant, its verdict at the highest load: against the one it builds on, or else the baseline."""
-    found = {}
+def gains(results: Results) -> dict[str, Verdict]:
+    """By variant, its verdict at the highest load: against the one it builds on, or else the
+    baseline.
+    """
+    last = {}
     for verdict in results.verdicts:  # in order of the loads: the last one stays
-        below = results.variants[verdict.variant].builds_on
-        if verdict.against == below or below not in results.variants:
-            found[verdict.variant] = verdict
-    return found
+        under = results.variants[verdict.variant].builds_on
+        if verdict.against == under or under not in results.variants:
+            last[verdict.variant] = verdict
+    return last
 
 
-def table(setting: str, found: dict[int, Results]) -> Table:
-    """A row per value and variant: what it produced at best, and its verdict against the one it builds on."""
-    shown = Table(title=f"{setting}: what each variant adds, at the highest load")
-    for heading in (setting, "variant", "produced/s at best", "verdict"):
-        shown.add_column(heading, justify="right" if heading.endswith("best") else "left", overflow="fold")
-    for value, results in found.items():
-        told = steps(results)
+def sweep_table(setting: str, by_value: ByValue) -> Table:
+    """A row per value and variant: its best output per second, its verdict at the highest load."""
+    first = next(iter(by_value.values()))
+    table = Table(title=f"{setting}: what each variant adds, at the highest load")
+    for heading in (setting, "variant", f"{first.unit}/s at best", "verdict"):
+        justify = "right" if heading.endswith("best") else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
+    for value, results in by_value.items():
+        verdicts = gains(results)
         for name, variant in results.variants.items():
-            best = best_level(variant)
-            produced = f"{best.output.mean:,.0f}" if best else "–"
-            verdict = f"{told[name].text}, against {told[name].against}" if name in told else ""
-            shown.add_row(str(value), name, produced, verdict)
-        shown.add_section()
-    return shown
+            best = variant.best
+            output = number(best and best.output_per_second.mean, ",.0f")
+            verdict = verdicts.get(name)
+            text = f"{verdict.comparison.text}, against {verdict.against}" if verdict else ""
+            table.add_row(str(value), name, output, text)
+        table.add_section()
+    return table
 
 
-def figure(setting: str, found: dict[int, Results]) -> Figure:
-    """What every variant produced, and its gain over the one it builds on, over the values."""
-    first = next(iter(found.values()))
-    load = f"{setting} {', '.join(map(str, found))}, {first.settings['rounds']} round(s) each"
-    drawn, (produced, gain) = page(first, f"From which {setting} on does a variant pay?", 1, 2, (15, 5.6), load)
-    for index, name in enumerate(first.variants):
-        style = {"color": COLOURS[index % 6], "marker": MARKERS[index % 6], "label": name}
-        points = [(value, best.output.mean) for value, best in bests(found, name)]
-        if points:
-            produced.plot(*zip(*points, strict=True), **style)
-        draw_gain(gain, [(value, steps(results).get(name)) for value, results in found.items()], index, style)
-    produced.set_ylim(bottom=0)
-    produced.yaxis.set_major_formatter("{x:,g}")
-    produced.set_ylabel("images per second at the best load, right answers")
+def sweep_figure(setting: str, by_value: ByValue) -> Figure:
+    """Output of every variant, and its gain over the one it builds on, over the values."""
+    first = next(iter(by_value.values()))
+    sent = f"{setting} {', '.join(map(str, by_value))}, {epochs(first)} each"
+    title = f"From which {setting} on does a variant pay?"
+    figure, (output, gain) = page(first, title, 1, 2, (15, 6), sent)
+    draw_over_values(output, best_points(by_value), setting, by_value)
+    output.set_ylim(bottom=0)
+    output.yaxis.set_major_formatter("{x:,g}")
+    output.set_ylabel(f"{first.unit}/s at the best load, correct answers only")
+    draw_over_values(gain, gain_points(by_value), setting, by_value)
     gain.axhline(0, color="#555555", linewidth=1)
     gain.set_ylabel(
-        "percent faster than the one it builds on, or else the baseline\n(bars: 95 % interval, highest load)"
+        "percent faster than the one it builds on, or else the baseline\n"
+        "(bars: 95 % interval, highest load)"
     )
-    for axes in (produced, gain):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(found), [str(value) for value in found])
-        axes.minorticks_off()
-        axes.set_xlabel(setting)
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=9)
-    return drawn
+    legend_below(figure, output)
+    return figure
 
 
-def bests(found: dict[int, Results], name: str) -> list:
-    """(value, best level) wherever the variant was measured."""
-    levels = [(value, best_level(results.variants[name])) for value, results in found.items()
-              if name in results.variants]  # fmt: skip
-    return [(value, level) for value, level in levels if level]
+def draw_over_values(axes: Axes, points: list[Point], setting: str, by_value: ByValue) -> None:
+    """A line per variant over the values of the setting."""
+    if not points:
+        note(axes, "nothing to show: no correct answers, or no verdicts")
+        return
+    draw_points(
+        axes, points, styles(dict.fromkeys(n for r in by_value.values() for n in r.variants))
+    )
+    log_axis(axes, by_value, setting)
 
 
-def draw_gain(axes: Axes, verdicts: list[tuple[int, Verdict | None]], index: int, style: dict[str, str]) -> None:
-    """The verdicts of one variant as points with intervals, beside those of the others."""
-    told = [(value * 2 ** (0.04 * (index - 2)), verdict) for value, verdict in verdicts if verdict and verdict.ci95]
-    if told:
-        places, percents = [place for place, _ in told], [verdict.percent for _, verdict in told]
-        below = [verdict.percent - verdict.ci95[0] for _, verdict in told]
-        above = [verdict.ci95[1] - verdict.percent for _, verdict in told]
-        axes.errorbar(places, percents, [below, above], capsize=4, **style)
+def best_points(by_value: ByValue) -> list[Point]:
+    """What each variant produced at the load that suited it best."""
+    return [
+        Point(name, value, variant.best.output_per_second.mean)
+        for value, results in by_value.items()
+        for name, variant in results.variants.items()
+        if variant.best
+    ]
+
+
+def gain_points(by_value: ByValue) -> list[Point]:
+    """What each variant gained at the highest load, percent."""
+    return [
+        Point(name, value, verdict.comparison.percent, verdict.comparison.ci95)
+        for value, results in by_value.items()
+        for name, verdict in gains(results).items()
+        if verdict.comparison.ci95
+    ]

@@ -1,168 +1,201 @@
-"""The pictures of a language model's results: speed against its ceilings, waiting, memory, fidelity, starting up."""
+"""The page that only this folder has: speed, TTFT, ITL, memory, fidelity and start-up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
+import seaborn
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from harness.show.panels import COLOURS, note, page
-from harness.results.run import Results, TokenVariant
-from harness.results.rows import TokenLevel
+from harness.results.rows import Row
+from harness.results.run import Results, VariantResult
+from harness.show.panels import (
+    LIMIT,
+    Point,
+    all_rows,
+    draw_bars,
+    load_text,
+    note,
+    page,
+    number_text,
+    styles,
+    why_empty,
+)
 
-WIDTH = 0.8  # of all bars of one variant
-
-
-def metrics_figure(results: Results) -> Figure:
-    """benchmark_metrics.png: six panels, variants side by side, one bar per load."""
-    figure, (speed, first, gap, memory, fidelity, start) = page(results, "Language model servers", 2, 3, (16, 9.5))
-    variants = results.variants
-    draw_speed(speed, variants)
-    draw_levels(first, variants, lambda level: level.time_to_first_token_ms["mean"])
-    label(first, "Time to first token, mean (queue included)", "milliseconds")
-    draw_gaps(gap, variants)
-    draw_memory(memory, variants)
-    draw_fidelity(fidelity, variants)
-    draw_start(start, variants)
-    return figure
+ITL_MARKS = {"p95": "_", "p99": "x"}
+HALF_GROUP = 0.45  # of the width of all bars of a variant
 
 
-def label(axes: Axes, title: str, unit: str) -> None:
-    """Title and unit of a panel whose bars start at zero, with room for a legend."""
-    axes.set_title(title, fontsize=10)
-    axes.set_ylabel(unit)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, loc="upper left", ncols=2)
+def charts(results: Results) -> dict[str, Figure]:
+    """One page of six panels: variants side by side, one bar per load."""
+    width = max(14, 2 + 2.8 * len(results.variants))
+    figure, panels = page(results, "Language model servers", 3, 2, (width, 13))
+    drawers = draw_speed, draw_ttft, draw_itl, draw_memory, draw_fidelity, draw_startup
+    for draw, axes in zip(drawers, panels, strict=True):
+        draw(axes, results)
+    return {"benchmark_metrics.png": figure}
 
 
-def loads_of(variants: dict[str, TokenVariant]) -> list[str]:
-    """Names of the loads that were measured, in order."""
-    return list(dict.fromkeys(level.name for variant in variants.values() for level in variant.levels))
+def draw_speed(axes: Axes, results: Results) -> None:
+    """Served tokens per second with intervals, beside the model without a server.
+
+    What memory bandwidth allows is said, not drawn: it is often far above.
+    """
+    points = by_load(results, lambda row: row.output_per_second.mean)
+    rates = [row.output_per_second for row in all_rows(results)]
+    points = [point._replace(ci95=rate.ci95) for point, rate in zip(points, rates, strict=True)]
+    draw_by_load(axes, results, points)
+    label = "one stream without a server"
+    for at, variant in enumerate(results.variants.values() if points else ()):
+        if in_process := variant.in_process_per_second:
+            ends = at - HALF_GROUP, at + HALF_GROUP
+            axes.hlines(in_process.mean, *ends, LIMIT, "--", linewidth=1.3, label=label)
+            label = ""
+    title = "Output tokens per second (black: 95 % interval over epochs)"
+    finish(axes, results, title, "tokens per second", bandwidth_text)
 
 
-def draw_levels(
-    axes: Axes, variants: dict[str, TokenVariant], value: Callable[[TokenLevel], float | None]
-) -> dict[tuple[str, str], tuple[float, TokenLevel]]:
-    """A bar per variant and load; returns where each stands."""
-    loads, places = loads_of(variants), {}
-    for at, (name, variant) in enumerate(variants.items()):
-        for level in variant.levels:
-            width = WIDTH / len(loads)
-            places[name, level.name] = (at + (loads.index(level.name) - (len(loads) - 1) / 2) * width, level)
-    for index, load in enumerate(loads):
-        bars = [(x, value(level)) for (_, name), (x, level) in places.items() if name == load]
-        bars = [(x, height) for x, height in bars if height is not None]
-        if bars:
-            drawn = axes.bar(*zip(*bars, strict=True), WIDTH / len(loads) * 0.92, color=COLOURS[index % 6],
-                             label=f"{load} in flight" if load.isdigit() else f"{load} offered")  # fmt: skip
-            axes.bar_label(drawn, fmt=figure_text, fontsize=8)
-    axes.set_xticks(range(len(variants)), list(variants))
-    return places
+def draw_ttft(axes: Axes, results: Results) -> None:
+    """Time to first token, mean."""
+    points = by_load(results, lambda row: row.own.time_to_first_token_ms["mean"])
+    draw_by_load(axes, results, points, "no answer was streamed")
+    finish(axes, results, "Time to first token (TTFT), mean, queue wait included", "milliseconds")
 
 
-def figure_text(value: float) -> str:
-    """A number with as many digits as matter."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+def draw_itl(axes: Axes, results: Results) -> None:
+    """Inter-token latency: the median as bars, p95 and p99 as marks."""
+    points = by_load(results, lambda row: row.own.inter_token_latency_ms["p50"])
+    bars = draw_by_load(axes, results, points, "no answer of more than one token was streamed")
+    for percentile, marker in ITL_MARKS.items():
+        values = {
+            (point.series, point.x): point.y
+            for point in by_load(
+                results, lambda row, name=percentile: row.own.inter_token_latency_ms[name]
+            )
+        }
+        marks = [
+            (bar.get_x() + bar.get_width() / 2, values[load, name])
+            for load, container in bars.items()
+            for name, bar in zip(results.variants, container, strict=True)
+            if (load, name) in values
+        ]
+        if marks:
+            axes.plot(*zip(*marks, strict=True), marker, color="black", label=percentile)
+    finish(axes, results, "Inter-token latency (ITL), bars: median", "milliseconds")
 
 
-def draw_speed(axes: Axes, variants: dict[str, TokenVariant]) -> None:
-    """Served tokens per second with intervals, beside the model without a server; the ceiling is told, not drawn."""
-    for x, level in draw_levels(axes, variants, lambda level: level.output.mean).values():
-        if level.output.ci95:
-            axes.vlines(x + 0.12, max(0, level.output.ci95[0]), level.output.ci95[1], color="black", linewidth=1.5)
-    known = [
-        (at, variant.in_process_tokens_per_second.mean)
-        for at, variant in enumerate(variants.values())
-        if variant.in_process_tokens_per_second
+def draw_memory(axes: Axes, results: Results) -> None:
+    """Weights beside all that the server's processes hold, and the GPU's memory if there is one."""
+    draw_by_kind(
+        axes,
+        results,
+        {
+            "weights": lambda variant: variant.own.model_bytes,
+            "server processes": lambda v: largest(row.server_memory_bytes for row in v.rows),
+            "GPU memory in use": lambda v: largest(row.gpu_memory_bytes for row in v.rows),
+        },
+        1e6,
+    )
+    finish(axes, results, "Memory", "megabytes")
+
+
+def draw_fidelity(axes: Axes, results: Results) -> None:
+    """Token agreement with the baseline's greedy answer, and how far the distributions differ."""
+    points = by_load(results, lambda row: row.own.token_agreement)
+    percents = [point._replace(y=100 * point.y) for point in points]
+    draw_by_load(axes, results, percents, "the server tells no token ids")
+    title = "Token agreement with the baseline's greedy answer, until the first difference"
+    finish(axes, results, title, "percent of tokens", divergence_text)
+
+
+def draw_startup(axes: Axes, results: Results) -> None:
+    """From launch to ready, and what of it is compiling."""
+    draw_by_kind(
+        axes,
+        results,
+        {
+            "launch to ready, mean": lambda variant: variant.startup_s,
+            "compile, first launch": lambda variant: variant.own.compile_s,
+            "compile, cached": lambda variant: variant.own.compile_cached_s,
+        },
+    )
+    finish(axes, results, "Start-up", "seconds")
+
+
+def by_load(results: Results, value: Callable[[Row], float | None]) -> list[Point]:
+    """A point per variant and load at which the value is known."""
+    return [
+        Point(load_text(row.load.name), name, y)
+        for name, variant in results.variants.items()
+        for row in variant.rows
+        if (y := value(row)) is not None
     ]
-    for index, (at, value) in enumerate(known):
-        text = "" if index else "one stream without a server"
-        axes.hlines(value, at - 0.45, at + 0.45, "#D55E00", "--", linewidth=1.3, label=text)
-    told = [
-        name
-        if variant.theoretical_max_tokens_per_sec is None
-        else f"{name}\n(bandwidth: {figure_text(variant.theoretical_max_tokens_per_sec)})"
-        for name, variant in variants.items()
+
+
+def draw_by_load(
+    axes: Axes, results: Results, points: list[Point], missing: str = ""
+) -> dict[str, BarContainer]:
+    """A bar per variant and load; returns them by load. Without any, the panel says why."""
+    if not points:
+        note(axes, missing if all_rows(results) else why_empty(results))
+        return {}
+    looks = {load_text(load): style.colour for load, style in styles(results.loads).items()}
+    return draw_bars(axes, points, list(results.variants), looks, number_text)
+
+
+def draw_by_kind(
+    axes: Axes,
+    results: Results,
+    kinds: Mapping[str, Callable[[VariantResult], float | None]],
+    unit: float = 1.0,
+) -> None:
+    """A bar per variant and kind of thing; without any, the panel says why."""
+    points = [
+        Point(kind, name, y / unit)
+        for name, variant in results.variants.items()
+        for kind, value in kinds.items()
+        if (y := value(variant)) is not None
     ]
-    axes.set_xticks(range(len(variants)), told)
-    label(axes, "Output tokens per second, and what memory bandwidth allows one stream", "tokens per second")
+    colours = dict(zip(kinds, seaborn.color_palette("Set2", len(kinds)), strict=True))
+    if points:
+        draw_bars(axes, points, list(results.variants), colours)
+    else:
+        note(axes, why_empty(results))
 
 
-def draw_gaps(axes: Axes, variants: dict[str, TokenVariant]) -> None:
-    """Median gap as bars, p95 and p99 as marks."""
-    places = draw_levels(axes, variants, lambda level: level.inter_token_latency_ms["p50"])
-    for percentile, marker in (("p95", "_"), ("p99", "x")):
-        points = [(x, level.inter_token_latency_ms[percentile]) for x, level in places.values()]
-        points = [(x, y) for x, y in points if y is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker, color="black", markersize=9, label=percentile)
-    label(axes, "Gap between tokens (bars: median)", "milliseconds")
-
-
-def draw_memory(axes: Axes, variants: dict[str, TokenVariant]) -> None:
-    """Weights beside all that the server's processes hold, and on the GPU if there is one."""
-    rows = {
-        "weights": [variant.model_bytes for variant in variants.values()],
-        "server processes": [most(level.server_memory_bytes for level in v.levels) for v in variants.values()],
-        "GPU memory in use": [most(level.gpu_memory_bytes for level in v.levels) for v in variants.values()],
-    }
-    rows = {text: values for text, values in rows.items() if any(value is not None for value in values)}
-    for index, (text, values) in enumerate(rows.items()):
-        width = WIDTH / len(rows)
-        bars = [
-            (at + (index - (len(rows) - 1) / 2) * width, value / 1e6) for at, value in enumerate(values)
-            if value is not None
-        ]  # fmt: skip
-        drawn = axes.bar(*zip(*bars, strict=True), width * 0.92, color=COLOURS[index + 2], label=text)
-        axes.bar_label(drawn, fmt="{:,.0f}", fontsize=8)
-    axes.set_xticks(range(len(variants)), list(variants))
-    label(axes, "Memory", "megabytes")
-
-
-def most(values: object) -> float | None:
+def largest(values: Iterable[int | None]) -> int | None:
     """The largest of the values that are known."""
     return max((value for value in values if value is not None), default=None)
 
 
-def draw_fidelity(axes: Axes, variants: dict[str, TokenVariant]) -> None:
-    """Tokens that follow the baseline's greedy answer, and how far the distributions are from its own."""
-    draw_levels(axes, variants, lambda level: None if level.token_agreement is None else 100 * level.token_agreement)
-    told = [
-        name if variant.kl_divergence is None else f"{name}\nKL {variant.kl_divergence:.2g} nats"
-        for name, variant in variants.items()
-    ]
-    axes.set_xticks(range(len(variants)), told)
-    label(axes, "Fidelity: tokens as the baseline's greedy answer, until the first that differs", "percent of tokens")
+def bandwidth_text(variant: VariantResult) -> str:
+    """What memory bandwidth allows one stream, tokens per second."""
+    most = variant.own.theoretical_max_tokens_per_sec
+    return "" if most is None else f"bandwidth allows {number_text(most)}"
 
 
-def draw_start(axes: Axes, variants: dict[str, TokenVariant]) -> None:
-    """From launch to ready, and what of it is compiling."""
-    rows = {
-        "launch to ready, mean": [variant.startup_s for variant in variants.values()],
-        "compile, first launch": [variant.compile_s for variant in variants.values()],
-        "compile, cached": [variant.compile_cached_s for variant in variants.values()],
-    }
-    for index, (text, values) in enumerate(rows.items()):
-        bars = [(at + (index - 1) * WIDTH / 3, value) for at, value in enumerate(values) if value is not None]
-        if bars:
-            drawn = axes.bar(*zip(*bars, strict=True), WIDTH / 3 * 0.92, color=COLOURS[index + 3], label=text)
-            axes.bar_label(drawn, fmt="{:.0f}", fontsize=8)
-    axes.set_xticks(range(len(variants)), list(variants))
-    axes.set_xlim(-0.5, len(variants) - 0.5)
-    label(axes, "Starting up", "seconds")
+def divergence_text(variant: VariantResult) -> str:
+    """How far the distribution of the next token is from the baseline's."""
+    divergence = variant.own.kl_divergence
+    return "" if divergence is None else f"KL {divergence:.2g} nats"
 
 
-def ceilings_panel(axes: Axes, variant: TokenVariant) -> None:
-    """One stream: what bandwidth allows, the model in process, the model served."""
-    rows = {
-        "memory bandwidth\nallows": variant.theoretical_max_tokens_per_sec,
-        "without a server": getattr(variant.in_process_tokens_per_second, "mean", None),
-        "served": variant.avg_tokens_per_sec,
-    }
-    known = {text: value for text, value in rows.items() if value is not None}
-    if not known:
-        note(axes, "no single stream was measured")
+def finish(
+    axes: Axes,
+    results: Results,
+    title: str,
+    unit: str,
+    words: Callable[[VariantResult], str] = lambda _: "",
+) -> None:
+    """Title, unit, and under each variant's name what else is known of it or that it failed."""
+    axes.set_title(title, fontsize=10)
+    if not axes.axison:  # a note stands there
         return
-    axes.bar_label(axes.bar(list(known), list(known.values()), 0.6, color="#999999"), fmt="{:.1f}", fontsize=9)
-    axes.set_ylabel("tokens per second")
-    axes.set_title("One stream and its ceilings", fontsize=10)
+    labels = [
+        "\n".join(filter(None, (name, words(variant), "failed" if variant.error else "")))
+        for name, variant in results.variants.items()
+    ]
+    axes.set_xticks(range(len(labels)), labels, fontsize=9)
+    axes.set_ylabel(unit)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
+    axes.legend(fontsize=8, loc="upper left", ncols=2)

@@ -1,7 +1,7 @@
 """Chat with a running server from the terminal; the answer appears as it is generated.
 
 python llm_model_benchmarking/client.py "What is a bridge?"
-python llm_model_benchmarking/client.py --url http://127.0.0.1:8000      # a conversation; end it with Ctrl-D
+python llm_model_benchmarking/client.py --url http://127.0.0.1:8000  # a conversation, until Ctrl-D
 """
 
 import argparse
@@ -12,10 +12,12 @@ from collections.abc import Iterator
 import requests
 
 
-def streamed(url: str, messages: list[dict[str, str]], max_tokens: int, temperature: float) -> Iterator[str]:
-    """Pieces of the answer; RuntimeError with the server's own words if it refuses or breaks off."""
-    request = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature, "stream": True}
-    with requests.post(f"{url}/v1/chat/completions", json=request, stream=True, timeout=300) as reply:
+def streamed(messages: list[dict[str, str]], options: argparse.Namespace) -> Iterator[str]:
+    """Pieces of the answer; RuntimeError, in the server's words, if it refuses or breaks off."""
+    url = f"{options.url.rstrip('/')}/v1/chat/completions"
+    limits = {"max_tokens": options.max_tokens, "temperature": options.temperature}
+    request = {"messages": messages, "stream": True} | limits
+    with requests.post(url, json=request, stream=True, timeout=300) as reply:
         if not reply.ok:
             raise RuntimeError(f"the server answered {reply.status_code}: {reply.text}")
         reply.encoding = "utf-8"
@@ -38,7 +40,7 @@ def text_of(chunk: dict) -> str:
 def answer(messages: list[dict[str, str]], options: argparse.Namespace) -> str:
     """Print the answer piece by piece and return it."""
     pieces = []
-    for piece in streamed(options.url.rstrip("/"), messages, options.max_tokens, options.temperature):
+    for piece in streamed(messages, options):
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()
@@ -55,10 +57,12 @@ def converse(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("question", nargs="?", help="one question; without it, a conversation")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=128, help="of each answer (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is the likeliest (default: %(default)s)")
+    add = parser.add_argument
+    add("question", nargs="?", help="one question; without it, a conversation")
+    add("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    add("--max-tokens", type=int, default=128, help="of each answer (default: %(default)s)")
+    likeliest = "0 is the likeliest (default: %(default)s)"
+    add("--temperature", type=float, default=0.0, help=likeliest)
     options = parser.parse_args()
     try:
         if options.question:

@@ -1,4 +1,4 @@
-"""What a generation consists of: the prompt, the choice of a token, and text made of tokens as they come."""
+"""What a generation consists of: the prompt, the choice of a token, text as tokens come."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LEAST_TEMPERATURE = 0.01  # below, probabilities overflow, and nothing but the first choice is left anyway
+LEAST_TEMPERATURE = 0.01  # below, probabilities overflow; only the first choice is left anyway
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,13 @@ class Sampler:
             logits = logits.index_fill(0, self.suppressed, float("-inf"))
         if self.random is None:
             return logits.argmax(dim=0, keepdim=True)
-        probabilities = torch.softmax(logits.float() / max(self.temperature, LEAST_TEMPERATURE), dim=0)
+        temperature = max(self.temperature, LEAST_TEMPERATURE)
+        probabilities = torch.softmax(logits.float() / temperature, dim=0)
         if self.top_p < 1:
             ranked, order = probabilities.sort(descending=True)
             beyond = ranked.cumsum(0) - ranked >= self.top_p  # those before it have it all already
-            probabilities = torch.zeros_like(probabilities).scatter(0, order, ranked.masked_fill(beyond, 0))
+            kept = ranked.masked_fill(beyond, 0)
+            probabilities = torch.zeros_like(probabilities).scatter(0, order, kept)
         return torch.multinomial(probabilities, 1, generator=self.random)
 
 
@@ -93,18 +95,18 @@ class TextStream:
         return self.certain(piece)
 
     def rest(self) -> str:
-        """What is left when no token follows: text held back, and bytes that are no whole character."""
+        """What is left when no token follows: text held back, bytes that are no whole character."""
         tail = self.tokenizer.decode(self.ids, skip_special_tokens=True)[self.decoded :]
         return self.certain(tail) + self.held
 
     def certain(self, piece: str) -> str:
-        """What of the text held back and this piece lies before a stop text, or cannot begin one."""
+        """What of the held text and this piece lies before a stop text, or cannot begin one."""
         text = self.held + piece
         ends = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         if ends:
             self.held, self.stopped = "", True
             return text[: min(ends)]
-        begins = (size for stop in self.stop for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
-        keep = max(begins, default=0)
+        sizes = ((stop, size) for stop in self.stop for size in range(1, len(stop)))
+        keep = max((size for stop, size in sizes if text.endswith(stop[:size])), default=0)
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,7 +1,8 @@
-"""The language models that the servers serve: SmolLM2 or any causal LM of the hub or a folder, or random weights.
+"""The models that are served: SmolLM2, any causal LM of the hub or a folder, or random weights.
 
-The weights of "random:<shape>" are drawn from a fixed seed: its speed is that of the shape, its text is noise.
-transformers takes seconds to import, so only what loads a model imports it; a server's main process never does.
+The weights of "random:<shape>" are drawn from a fixed seed: its speed is that of the shape, its
+text is noise. transformers takes seconds to import, so only what loads a model imports it; a
+server's main process never does.
 """
 
 import contextlib
@@ -22,10 +23,16 @@ RANDOM = "random:"
 FALLBACK = f"{RANDOM}smollm2-135m"  # the shape of the default model
 HUB_LIMIT_S = 3
 SMOLLM2 = {
-    "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
-}  # fmt: skip
-SHAPES = {  # layers, width, attention heads, key-value heads, width of the MLP, rope theta; as in their config.json
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+# Layers, width, attention heads, key-value heads, width of the MLP, rope theta, from config.json.
+SHAPES = {
     "smollm2-135m": (30, 576, 9, 3, 1536, 100_000.0),
     "smollm2-360m": (32, 960, 15, 5, 2560, 100_000.0),
     "smollm2-1.7b": (24, 2048, 32, 32, 8192, 130_000.0),
@@ -46,21 +53,26 @@ def resolved(asked: str | None) -> str:
         return DEFAULT_MODEL if default_is_at_hand() else FALLBACK
     if asked.startswith(RANDOM):
         if asked.removeprefix(RANDOM) not in SHAPES:
-            raise ModelNotFoundError(f"no such shape: {asked}; there are {', '.join(RANDOM + name for name in SHAPES)}")
+            shapes = ", ".join(RANDOM + name for name in SHAPES)
+            raise ModelNotFoundError(f"no such shape: {asked}; there are {shapes}")
         return asked
     from transformers import AutoConfig
 
     try:
         AutoConfig.from_pretrained(asked)
     except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"the model {asked} cannot be loaded: {str(error).partition(chr(10))[0]}") from error
+        reason = str(error).partition("\n")[0]
+        raise ModelNotFoundError(f"the model {asked} cannot be loaded: {reason}") from error
     return asked
 
 
 def default_is_at_hand() -> bool:
     """Whether the default model is cached, or the hub answers within seconds."""
-    files = ("config.json", "model.safetensors")
-    if all(isinstance(huggingface_hub.try_to_load_from_cache(DEFAULT_MODEL, name), str) for name in files):
+    cached = [
+        huggingface_hub.try_to_load_from_cache(DEFAULT_MODEL, name)
+        for name in ("config.json", "model.safetensors")
+    ]
+    if all(isinstance(path, str) for path in cached):  # else None, or that it does not exist
         return True
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
@@ -89,7 +101,9 @@ def load(
     with random_model(name) if name.startswith(RANDOM) else contextlib.nullcontext(name) as source:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, device_map=device, **options
+            )
         except (OSError, ValueError) as error:
             raise ModelNotFoundError(f"the model {name} cannot be loaded: {error}") from error
     if not tokenizer.chat_template:
@@ -99,21 +113,28 @@ def load(
 
 @contextlib.contextmanager
 def random_model(name: str) -> Iterator[Path]:
-    """A folder that holds a model of this shape, saved as any other, for as long as the `with` block lasts."""
+    """A folder with a model of this shape, saved as any other, while the `with` block lasts."""
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
     from llm_model_benchmarking.tokenizer import build_tokenizer, invisible_ids
 
     layers, width, heads, cache_heads, inner, theta = SHAPES[name.removeprefix(RANDOM)]
     config = LlamaConfig(
-        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_key_value_heads=cache_heads,
-        intermediate_size=inner, rope_theta=theta, initializer_range=width**-0.5, **SMOLLM2,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=cache_heads,
+        intermediate_size=inner,
+        rope_theta=theta,
+        initializer_range=width**-0.5,
+        **SMOLLM2,
+    )
     tokenizer = build_tokenizer(config.vocab_size, config.max_position_embeddings)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.generation_config = GenerationConfig(  # random weights choose any token: leave them what can be seen
-        suppress_tokens=invisible_ids(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=2
+    hidden = invisible_ids(tokenizer)  # random weights choose any token: leave what can be seen
+    model.generation_config = GenerationConfig(
+        suppress_tokens=hidden, bos_token_id=1, eos_token_id=2, pad_token_id=2
     )
     with tempfile.TemporaryDirectory(prefix="random-model-") as folder:
         model.save_pretrained(folder)
@@ -122,7 +143,9 @@ def random_model(name: str) -> Iterator[Path]:
 
 
 def weight_bytes_per_token(model: "PreTrainedModel") -> int:
-    """Bytes of weights that one decoding step reads: all but an embedding table that is not also the output layer."""
+    """Bytes of weights that one decoding step reads: all but an embedding table that is not
+    also the output layer.
+    """
     table = model.get_input_embeddings().weight
     tied = table is model.get_output_embeddings().weight
     return model.get_memory_footprint() - (0 if tied else table.nbytes)

@@ -1,8 +1,9 @@
-"""One token at a time on a CPU, compiled: what a decoding step spends its time on, written so that loops fuse.
+"""One token at a time on a CPU, compiled: what takes a decoding step's time, as loops that fuse.
 
-Measured on two AVX2 cores at the shape of SmolLM2-135M in bfloat16 (tokens/s): eager 21; static cache, compiled, with
-library matrix products and attention 20; attention written out 28; matrix-vector products written out as well 33.
-Compiling one layer and using it for all 30 takes 13 s; compiling the whole model takes 110 s and is no faster.
+Measured on two AVX2 cores at the shape of SmolLM2-135M in bfloat16 (tokens/s): eager 21; static
+cache, compiled, with library matrix products and attention 20; attention written out 28;
+matrix-vector products written out as well 33. Compiling one layer and using it for all 30 takes
+13 s; compiling the whole model takes 110 s and is no faster.
 """
 
 import torch
@@ -13,19 +14,24 @@ from transformers.masking_utils import sdpa_mask
 
 
 def compile_for_cpu(model: PreTrainedModel, cache: StaticCache) -> None:
-    """Make decoding steps of `model` with `cache`, which must be allocated, run compiled; prompts run as before."""
+    """Make decoding steps of `model` with `cache`, which must be allocated, run compiled; prompts
+    run as before.
+    """
     model.set_attn_implementation("one_token")
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear:
             model.set_submodule(name, MatrixVector(module))
-    layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=len)
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    layers = max(lists, key=len)
     for index, layer in enumerate(layers):
         layers[index] = Region(layer, cache.layers[index])
     model.get_output_embeddings().product = torch.compile(product, fullgraph=True, dynamic=False)
 
 
 class MatrixVector(nn.Module):
-    """A linear layer that multiplies one vector as a sum of products: a loop that the compiler makes parallel."""
+    """A linear layer that multiplies one vector as a sum of products: a loop that the compiler
+    makes parallel.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -45,17 +51,21 @@ def product(weight: Tensor, bias: Tensor | None, vector: Tensor) -> Tensor:
 
 
 class LayerCache:
-    """The cache of one layer, whatever number the layer believes to have: all layers are the same to the compiler."""
+    """The cache of one layer, whatever number the layer believes to have: all layers are the same
+    to the compiler.
+    """
 
     def __init__(self, layer: object) -> None:
         self.layer = layer
 
-    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         return self.layer.update(keys, values)
 
 
 class Region(nn.Module):
-    """A decoder layer with the part of the cache that is its own; single tokens go through the compiled function."""
+    """A decoder layer and its own part of the cache; single tokens go through the compiled form."""
 
     def __init__(self, layer: nn.Module, cache: object) -> None:
         super().__init__()
@@ -78,9 +88,16 @@ run_layer_compiled = torch.compile(run_layer, fullgraph=True, dynamic=False)
 
 
 def one_token_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **options: object
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    **options: object,
 ) -> tuple[Tensor, None]:
-    """Attention of one query (1, heads, 1, d) to all slots of the cache (1, kv heads, slots, d), in float32.
+    """Attention of one query (1, heads, 1, d) to all slots of the cache (1, kv heads, slots, d), in
+    float32.
 
     Returns (1, 1, heads, d). More queries go to torch's own kernel.
     """
@@ -89,7 +106,8 @@ def one_token_attention(
     heads, cached, width = query.shape[1], key.shape[1], query.shape[-1]
     queries = query.float().view(cached, heads // cached, width) * scaling
     scores = queries @ key.float().view(cached, -1, width).transpose(1, 2)
-    mixed = scores.masked_fill(~mask.view(1, 1, -1), float("-inf")).softmax(-1) @ value.float().view(cached, -1, width)
+    weights = scores.masked_fill(~mask.view(1, 1, -1), float("-inf")).softmax(-1)
+    mixed = weights @ value.float().view(cached, -1, width)
     return mixed.to(query.dtype).view(1, 1, heads, width), None
 
 

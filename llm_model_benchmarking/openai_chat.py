@@ -1,9 +1,9 @@
-"""The OpenAI chat completions protocol on LitServe: its OpenAISpec, with what is missing in it added.
+"""OpenAI's chat completions on LitServe: its OpenAISpec, with what is missing in it added.
 
-LitServe 0.2.19 leaves max_tokens, stop and sampling to the API, always says finish_reason "stop", keeps the buffer of
-every request (LitServe#452), and answers errors of a stream with a 200. Here requests are checked before they are
-queued, answers carry the true finish_reason and exact usage, buffers go with their requests, and a client that leaves
-stops its generation.
+LitServe 0.2.19 leaves max_tokens, stop and sampling to the API, always says finish_reason "stop",
+keeps the buffer of every request (LitServe#452), and answers errors of a stream with a 200. Here
+requests are checked before they are queued, answers carry the true finish_reason and exact usage,
+buffers go with their requests, and a client that leaves stops its generation.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from litserve.specs.openai import OpenAISpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from pydantic import BaseModel, Field
 
-from harness.serving.admission import passage
+from harness.serving.admission import request_times
 
 TICKETS = 4096  # more than can be inside a server at once
 MOST_STOPS = 4  # as OpenAI allows
@@ -43,7 +43,9 @@ class Message(BaseModel):
 
     def text(self) -> str:
         """The content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
 
 
 class StreamOptions(BaseModel):
@@ -53,7 +55,8 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is honoured of OpenAI's request; what would be ignored although it changes the answer is refused.
+    """What is honoured of OpenAI's request; what would be ignored although it changes the answer is
+    refused.
 
     `return_token_ids`, as in vLLM, adds the ids of the generated tokens to the choices.
     """
@@ -79,24 +82,30 @@ class ChatRequest(BaseModel):
         """The stop texts; HTTPException 400 if they are too many or empty."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > MOST_STOPS or not all(stops):
-            raise HTTPException(400, f"stop must be a text or up to {MOST_STOPS} texts, none of them empty")
+            raise HTTPException(
+                400, f"stop must be a text or up to {MOST_STOPS} texts, none of them empty"
+            )
         return stops
 
     def for_worker(self, ticket: int) -> dict[str, Any]:
         """The part that the worker needs, as a JSON object."""
         return {
-            "messages": [{"role": message.role, "content": message.text()} for message in self.messages],
+            "messages": [{"role": each.role, "content": each.text()} for each in self.messages],
             "max_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": self.top_p or 1.0, "stop": self.stops(), "seed": self.seed, "ticket": ticket,
-        }  # fmt: skip
+            "top_p": self.top_p or 1.0,
+            "stop": self.stops(),
+            "seed": self.seed,
+            "ticket": ticket,
+        }
 
 
 class OpenAIChat(OpenAISpec):
     """POST /v1/chat/completions and GET /v1/models.
 
-    The worker answers a request with JSON objects, one per token: {"text", "token_id", "finish_reason"}, the last one
-    with a finish_reason and "prompt_tokens". Clients that leave are noted in memory shared with the workers.
+    The worker answers a request with JSON objects, one per token: {"text", "token_id",
+    "finish_reason", "prompt_tokens"}, the last one with a finish_reason. Clients that leave are
+    noted in memory shared with the workers.
     """
 
     def __init__(self) -> None:
@@ -130,13 +139,13 @@ class OpenAIChat(OpenAISpec):
         return StreamingResponse(streamed(answer, first, tokens), media_type="text/event-stream")
 
     async def tokens(self, request: dict[str, Any], ticket: int) -> AsyncIterator[dict[str, Any]]:
-        """What the worker says to a request, piece by piece; HTTPException if it refuses or fails."""
+        """A worker's answer, token by token; HTTPException if it refuses or fails."""
         uid, queue, arrived = uuid.uuid4(), deque(), asyncio.Event()
         self.response_buffer[uid] = ResponseBufferItem(event=arrived, response_queue=queue)
-        here, complete = passage.get(), False
+        times, complete = request_times.get(), False
         try:
-            if here is not None:
-                here.queued = time.monotonic()
+            if times is not None:
+                times.enter_queue()
             self.request_queue.put((self.response_queue_id, uid, time.monotonic(), request))
             while True:
                 await arrived.wait()
@@ -145,10 +154,12 @@ class OpenAIChat(OpenAISpec):
                     piece, status = queue.popleft()
                     complete = status != LitAPIStatus.OK
                     if status == LitAPIStatus.ERROR:
-                        raise piece if isinstance(piece, HTTPException) else HTTPException(500, "the server failed")
+                        if isinstance(piece, HTTPException):
+                            raise piece
+                        raise HTTPException(500, "the server failed")
                     if complete:
-                        if here is not None:
-                            here.whole = True
+                        if times is not None:
+                            times.answered = True
                         return
                     yield json.loads(piece)
         finally:
@@ -159,13 +170,15 @@ class OpenAIChat(OpenAISpec):
     def populate_context(self, context: dict[str, Any], request: dict[str, Any]) -> None:
         """Nothing: the prompt itself carries what its generation needs."""
 
-    @staticmethod
-    def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """An error as OpenAI's clients expect it."""
-        status = 400 if status == 422 else status
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        error = {"message": message, "type": kind, "param": None, "code": None}
-        return JSONResponse({"error": error}, status, headers)
+
+def error_response(
+    status: int, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error as OpenAI's clients expect it."""
+    status = 400 if status == 422 else status
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return JSONResponse({"error": error}, status, headers)
 
 
 class Answer:
@@ -173,15 +186,18 @@ class Answer:
 
     def __init__(self, request: ChatRequest, model: str) -> None:
         self.request = request
-        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        id_ = f"chatcmpl-{uuid.uuid4().hex}"
+        self.head = {"id": id_, "created": int(time.time()), "model": model}
         self.completion_tokens = 0
 
     def usage(self, last: dict[str, Any]) -> dict[str, int]:
         """Exact counts, known with the last token."""
         prompt, completion = last["prompt_tokens"], self.completion_tokens
         return {
-            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-        }  # fmt: skip
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
     def event(self, choices: list[dict[str, Any]], **more: Any) -> str:
         """A server-sent event with one chunk."""
@@ -191,11 +207,13 @@ class Answer:
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
     def token_event(self, token: dict[str, Any]) -> str:
-        """The event of one token; its text may be empty where a character or a stop text is not complete."""
+        """The event of one token; its text is empty if a character or stop text is not complete."""
         self.completion_tokens += 1
-        delta = {"content": token["text"]} | ({"role": "assistant"} if self.completion_tokens == 1 else {})
-        ids = {"token_ids": [token["token_id"]]} if self.request.return_token_ids else {}
-        return self.event([{"index": 0, "delta": delta, "finish_reason": None} | ids])
+        delta = {"content": token["text"]}
+        if self.completion_tokens == 1:
+            delta["role"] = "assistant"
+        choice = {"index": 0, "delta": delta, "finish_reason": None}
+        return self.event([choice | self.token_ids([token])])
 
     def last_events(self, last: dict[str, Any]) -> str:
         """The events that end a stream."""
@@ -208,9 +226,19 @@ class Answer:
         """The whole answer at once."""
         self.completion_tokens, last = len(tokens), tokens[-1]
         message = {"role": "assistant", "content": "".join(token["text"] for token in tokens)}
-        ids = {"token_ids": [token["token_id"] for token in tokens]} if self.request.return_token_ids else {}
-        choice = {"index": 0, "message": message, "finish_reason": last["finish_reason"]} | ids
-        return self.head | {"object": "chat.completion", "choices": [choice], "usage": self.usage(last)}
+        choice = {"index": 0, "message": message, "finish_reason": last["finish_reason"]}
+        choices = [choice | self.token_ids(tokens)]
+        return self.head | {
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": self.usage(last),
+        }
+
+    def token_ids(self, tokens: list[dict[str, Any]]) -> dict[str, list[int]]:
+        """What is added to a choice for those who asked for ids."""
+        if not self.request.return_token_ids:
+            return {}
+        return {"token_ids": [token["token_id"] for token in tokens]}
 
 
 async def whole(answer: Answer, tokens: AsyncIterator[dict[str, Any]]) -> Response:
@@ -218,8 +246,12 @@ async def whole(answer: Answer, tokens: AsyncIterator[dict[str, Any]]) -> Respon
     return JSONResponse(answer.completion([token async for token in tokens]))
 
 
-async def streamed(answer: Answer, first: dict[str, Any], tokens: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """The answer as server-sent events; an error after the first token is an event too, and no [DONE] follows."""
+async def streamed(
+    answer: Answer, first: dict[str, Any], tokens: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[str]:
+    """The answer as server-sent events; an error after the first token is an event too, and no
+    [DONE] follows.
+    """
     token = first
     try:
         yield answer.token_event(first)
@@ -227,7 +259,7 @@ async def streamed(answer: Answer, first: dict[str, Any], tokens: AsyncIterator[
             yield answer.token_event(token)
         yield answer.last_events(token)
     except HTTPException as error:
-        yield f"data: {OpenAIChat.refusal(error.status_code, error.detail).body.decode()}\n\n"
+        yield f"data: {error_response(error.status_code, error.detail).body.decode()}\n\n"
     finally:
         await tokens.aclose()
 

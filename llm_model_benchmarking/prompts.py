@@ -1,32 +1,41 @@
-"""From chat messages to the token ids of a prompt, and prompts of an exact length for the benchmark."""
+"""From chat messages to the token ids of a prompt; prompts of an exact length to measure with."""
 
 import random
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Chat = list[dict[str, str]]  # messages: {"role": ..., "content": ...}
 WORDS = """
 time light water stone garden winter letter music table window river morning paper bridge market
 summer road hand voice story green quiet open early round simple bright heavy little along under
 between because often never walk carry listen remember build follow answer travel measure gather
 reach begin change write
 """.split()  # noqa: SIM905 - a list of quoted words is harder to read
-SYSTEM = {"role": "system", "content": "Be brief."}  # some templates add a long one of their own if there is none
+# Some templates add a long system message of their own if there is none.
+SYSTEM = {"role": "system", "content": "Be brief."}
 
 
-def chat_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
+def chat_ids(tokenizer: "PreTrainedTokenizerBase", messages: Chat) -> list[int]:
     """Ids of the chat in the model's own format, ready for the assistant's answer.
 
-    Control tokens that the messages contain are plain text: they cannot end a message or begin another.
+    Control tokens that the messages contain are plain text: they cannot end a message or begin
+    another.
     """
-    named = [message | {"role": "system"} if message["role"] == "developer" else message for message in messages]
+    named = [
+        message | {"role": "system"} if message["role"] == "developer" else message
+        for message in messages
+    ]
     control = tokenizer.all_special_tokens
     if not any(token in message["content"] for message in named for token in control):
         return templated(tokenizer, named, tokenize=True)
     marks = {uuid.uuid4().hex: message["content"] for message in named}
-    marked = [{"role": message["role"], "content": mark} for message, mark in zip(named, marks, strict=True)]
+    marked = [
+        {"role": message["role"], "content": mark}
+        for message, mark in zip(named, marks, strict=True)
+    ]
     text, ids = templated(tokenizer, marked, tokenize=False), []
     for mark, content in marks.items():
         before, _, text = text.partition(mark)
@@ -35,12 +44,16 @@ def chat_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]
     return ids + tokenizer.encode(text, add_special_tokens=False)
 
 
-def templated(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], tokenize: bool) -> list[int] | str:
-    """The chat in the model's own format."""
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False)
+def templated(tokenizer: "PreTrainedTokenizerBase", messages: Chat, tokenize: bool) -> Any:
+    """The chat in the model's own format: token ids, or text."""
+    return tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False
+    )
 
 
-def prompts_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, count: int, seed: int) -> list[list[dict[str, str]]]:
+def prompts_of(
+    tokenizer: "PreTrainedTokenizerBase", tokens: int, count: int, seed: int
+) -> list[Chat]:
     """`count` different chats that each take exactly `tokens` tokens.
 
     Raises ValueError if the chat format alone takes more, or no text of that length is found.
@@ -49,7 +62,7 @@ def prompts_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, count: int, se
     return [chat_of(tokenizer, tokens, order) for _ in range(count)]
 
 
-def chat_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, order: random.Random) -> list[dict[str, str]]:
+def chat_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, order: random.Random) -> Chat:
     """A chat of exactly `tokens` tokens: random words, and single letters to fill what is left."""
     words: list[str] = []
     missing = tokens
@@ -64,4 +77,5 @@ def chat_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, order: random.Ran
             words = words[: order.randrange(len(words))]
         else:
             words.append(order.choice(WORDS) if missing > 3 else order.choice("abcdefgh"))
-    raise ValueError(f"no chat of exactly {tokens} tokens: with one word it takes {tokens - missing} or more")
+    least = tokens - missing
+    raise ValueError(f"no chat of exactly {tokens} tokens: with one word it takes {least} or more")

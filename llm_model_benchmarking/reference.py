@@ -1,4 +1,4 @@
-"""The variants without a server: exact prompts, the baseline's answers, speed in process, fidelity, memory bandwidth.
+"""The variants without a server: exact prompts, the baseline's answers, speed, fidelity, bandwidth.
 
 Variants are loaded when first asked for, and stay.
 """
@@ -7,8 +7,8 @@ import argparse
 import contextlib
 import io
 import time
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 import numpy
 import torch
@@ -20,8 +20,9 @@ from llm_model_benchmarking.prompts import chat_ids, prompts_of
 from llm_model_benchmarking.server_baseline import BaselineAPI
 
 TEXT = (
-    "The harbour was quiet when the first boats came in. On the stones lay nets, ropes and baskets, and somebody had "
-    "left a lamp burning although the sun was up. A girl counted the fish aloud, lost her place, laughed and began."
+    "The harbour was quiet when the first boats came in. On the stones lay nets, ropes and "
+    "baskets, and somebody had left a lamp burning although the sun was up. A girl counted the "
+    "fish aloud, lost her place, laughed and began."
 )
 TEXT_TOKENS = 24
 BANDWIDTH_BYTES, BANDWIDTH_REPEATS = 1 << 30, 8
@@ -30,24 +31,35 @@ IN_PROCESS_S = 3.0
 apis: dict[str, BaselineAPI] = {}
 
 
-def model_name(asked: str | None) -> str:
-    """The model that servers will load; OSError if it does not exist."""
+@contextlib.contextmanager
+def missing_as_os_error() -> Iterator[None]:
+    """Raise OSError for a missing model: the asking process would load torch to know our own."""
     try:
-        return resolved(asked)
-    except ModelNotFoundError as error:  # the asking process does not know this class, and need not import torch for it
+        yield
+    except ModelNotFoundError as error:
         raise OSError(str(error)) from None
 
 
+def model_name(asked: str | None) -> str:
+    """The model that servers will load; OSError if it does not exist."""
+    with missing_as_os_error():
+        return resolved(asked)
+
+
 def set_up(variant: str, flags: tuple[str, ...], asked_accelerator: str) -> dict[str, float]:
-    """Load a variant as its server does, with the flags of its script; returns its figures."""
-    api = api_class(f"llm_model_benchmarking.server_{variant}")()
+    """Load a variant as its server does, with the flags of its script; returns its setup metrics.
+
+    Raises OSError if the model cannot be loaded, ValueError if the context is too long for it.
+    """
+    api = api_class(f"{__package__}.server_{variant}")()
     parser = argparse.ArgumentParser()
     api.add_flags(parser)
-    with contextlib.redirect_stdout(io.StringIO()):  # what a server says about its weights, the benchmark has said
+    with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights
         api.configure(parser.parse_args(flags))
-    api.setup(accelerator(asked_accelerator))
+    with missing_as_os_error():
+        api.setup(accelerator(asked_accelerator))
     apis[variant] = api
-    return {name: getattr(api, name) for name in api.figures}
+    return {name: getattr(api, name) for name in api.setup_metrics}
 
 
 def chats(tokens: int, count: int, seed: int) -> list[list[dict[str, str]]]:
@@ -76,8 +88,8 @@ def requests_per_second(variant: str, chats: list[list[dict[str, str]]], tokens:
 
 
 @cache
-def log_probabilities(variant: str) -> Any:
-    """(TEXT_TOKENS, vocabulary) float32 array: of the next token, after each token of a fixed text, one by one."""
+def log_probabilities(variant: str) -> numpy.ndarray:
+    """(TEXT_TOKENS, vocabulary) float32: of the next token, after each token of a fixed text."""
     api = apis[variant]
     ids = torch.tensor([api.tokenizer.encode(TEXT)[:TEXT_TOKENS]], device=api.model.device)
     rows = [api.prefill(ids[:, :1]).clone()]
@@ -86,13 +98,14 @@ def log_probabilities(variant: str) -> Any:
 
 
 def kl_divergence(variant: str) -> float:
-    """Mean over the fixed text of the Kullback-Leibler divergence KL(baseline || variant), in nats."""
+    """Mean over the fixed text of the Kullback-Leibler divergence KL(baseline || variant), nats."""
     baseline = log_probabilities("baseline")
-    return float((numpy.exp(baseline) * (baseline - log_probabilities(variant))).sum(axis=1).mean())
+    difference = baseline - log_probabilities(variant)
+    return float((numpy.exp(baseline) * difference).sum(axis=1).mean())
 
 
 def memory_bandwidth() -> float:
-    """Bytes per second that the device reads from its memory: the best of several sums over a large array."""
+    """Bytes/s that the device reads from its memory: the best of several sums of a large array."""
     values = torch.ones(BANDWIDTH_BYTES // 4, device=apis["baseline"].model.device)
     seconds = []
     for _ in range(BANDWIDTH_REPEATS):

@@ -1,4 +1,4 @@
-"""8-bit weights: the baseline with its linear layers quantised to int8 by bitsandbytes; half the bytes of weights.
+"""8-bit weights: the baseline, its linear layers quantised to int8 by bitsandbytes; half the bytes.
 
 python llm_model_benchmarking/server_quantised_8bit.py --port 8000
 """
@@ -12,10 +12,13 @@ from llm_model_benchmarking.server_baseline import BaselineAPI
 
 
 class Quantised8BitAPI(BaselineAPI):
-    """LLM.int8 (Dettmers et al., 2022): int8 products, outliers apart; embeddings and output layer stay as they are."""
+    """LLM.int8 (Dettmers et al., 2022): int8 products, outliers apart; embeddings and output layer
+    stay as they are.
+    """
 
     def setup(self, device: str) -> None:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a warning per layer and forward pass otherwise
+        # It would log a warning per layer and forward pass.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         super().setup(device)
 
     def loading(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Static cache and compilation: keys and values in tensors of fixed size, so that a decoding step can be compiled once.
+"""Static cache and compilation: tensors of fixed size, so that a decoding step compiles once.
 
 python llm_model_benchmarking/server_static_kv_compile.py --port 8000
 """
@@ -20,22 +20,25 @@ class StaticKvCompileAPI(BaselineAPI):
         compile_s: seconds it took to compile and to warm up.
     """
 
-    figures = (*BaselineAPI.figures, "compile_s")
+    setup_metrics = (*BaselineAPI.setup_metrics, "compile_s")
 
     def warm_up(self) -> None:
-        """Compile before the first request; a later recompilation would be timed, so it is an error."""
+        """Compile before the first request; a recompilation would be timed, so it is an error."""
         from transformers import StaticCache
 
         from llm_model_benchmarking.one_token import compile_for_cpu
 
         began = time.perf_counter()
         self.cache = StaticCache(config=self.model.config, max_cache_len=self.max_context)
-        self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device))  # allocates the cache
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        self.forward(token)  # allocates the cache
         if self.model.device.type == "cpu":
             self.step = self.forward
             compile_for_cpu(self.model, self.cache)
         else:
-            self.step = torch.compile(self.forward, mode="reduce-overhead", fullgraph=True, dynamic=False)
+            self.step = torch.compile(
+                self.forward, mode="reduce-overhead", fullgraph=True, dynamic=False
+            )
         super().warm_up()
         torch.compiler.set_stance("fail_on_recompile")
         self.compile_s = time.perf_counter() - began

@@ -17,15 +17,25 @@ from mnist_model_benchmarking.digits import sample_files
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("image", nargs="?", type=Path, help="a PNG or JPEG file: one light digit on a dark ground")
-    source.add_argument("--digit", type=int, choices=range(10), help="send a bundled drawing of this digit instead")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    source.add_argument(
+        "image", nargs="?", type=Path, help="a PNG or JPEG file: one light digit on a dark ground"
+    )
+    source.add_argument(
+        "--digit", type=int, choices=range(10), help="send a bundled drawing of this digit instead"
+    )
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)"
+    )
     options = parser.parse_args()
     try:
-        content = options.image.read_bytes() if options.image else sample_files(10)[options.digit][0]
+        file = options.image
+        content = file.read_bytes() if file else sample_files(10)[options.digit][0]
         request = {"image": base64.b64encode(content).decode()}
         reply = requests.post(f"{options.url.rstrip('/')}/predict", json=request, timeout=30)
-    except (OSError, requests.RequestException) as error:  # an unreadable file, or nobody at the URL
+    except (
+        OSError,
+        requests.RequestException,
+    ) as error:  # an unreadable file, or nobody at the URL
         sys.exit(f"nothing predicted: {error}")
     if not reply.ok:
         sys.exit(f"the server answered {reply.status_code}: {reply.text}")

@@ -1,8 +1,9 @@
-"""Labelled sample digits that the project draws itself: pen strokes and Pillow's own font under random affine changes.
+"""Labelled sample digits that the project draws itself: strokes and glyphs, randomly distorted.
 
     python mnist_model_benchmarking/digits.py sheet.png     # look at a hundred of them
 
-Nobody's copyright, no download, the same pictures for the same seed, at any size.
+Pen strokes and Pillow's own font under random affine changes: nobody's copyright, no download, the
+same pictures for the same seed, at any size.
 """
 
 import argparse
@@ -17,12 +18,16 @@ from PIL import Image, ImageDraw, ImageFont
 SAMPLE_SEED = 7  # the client's digits; training draws from other seeds, so these are unseen
 SAMPLES = 240
 
-# Pen paths per digit in a unit square, y down. An arc is (centre x, centre y, radius x, radius y, from, to) in degrees,
-# clockwise from three o'clock; a line is a list of points.
+# Pen paths per digit in a unit square, y down. An arc is (centre x, centre y, radius x, radius y,
+# from, to) in degrees, clockwise from three o'clock; a line is a list of points.
 STROKES: dict[int, list] = {
     0: [(0.5, 0.5, 0.3, 0.42, 0, 360)],
     1: [[(0.35, 0.25), (0.55, 0.08), (0.55, 0.92)]],
-    2: [(0.5, 0.32, 0.27, 0.24, 180, 395), [(0.71, 0.45), (0.22, 0.92)], [(0.22, 0.92), (0.8, 0.92)]],
+    2: [
+        (0.5, 0.32, 0.27, 0.24, 180, 395),
+        [(0.71, 0.45), (0.22, 0.92)],
+        [(0.22, 0.92), (0.8, 0.92)],
+    ],
     3: [(0.47, 0.29, 0.25, 0.21, 200, 450), (0.47, 0.71, 0.29, 0.21, 270, 520)],
     4: [[(0.6, 0.08), (0.2, 0.6), (0.82, 0.6)], [(0.64, 0.35), (0.64, 0.94)]],
     5: [[(0.75, 0.09), (0.32, 0.09), (0.28, 0.45)], (0.48, 0.66, 0.28, 0.26, 225, 500)],
@@ -53,7 +58,9 @@ def draw_strokes(draw: ImageDraw.ImageDraw, digit: int, random_state: random.Ran
             draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
 
 
-def arc_points(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list[tuple[float, float]]:
+def arc_points(
+    x: float, y: float, rx: float, ry: float, start: float, end: float
+) -> list[tuple[float, float]]:
     """Points every ten degrees or so along an elliptic arc."""
     steps = max(2, round((end - start) / 10))
     angles = (math.radians(start + (end - start) * step / steps) for step in range(steps + 1))
@@ -63,7 +70,8 @@ def arc_points(x: float, y: float, rx: float, ry: float, start: float, end: floa
 def draw_glyph(draw: ImageDraw.ImageDraw, digit: int, random_state: random.Random) -> None:
     """Draw `digit` in the font that comes inside Pillow, at a random size and weight."""
     font = ImageFont.load_default(random_state.randint(95, 125))
-    draw.text((70, 70), str(digit), fill=255, font=font, anchor="mm", stroke_width=random_state.randint(0, 4))
+    stroke_width = random_state.randint(0, 4)
+    draw.text((70, 70), str(digit), fill=255, font=font, anchor="mm", stroke_width=stroke_width)
 
 
 def distorted(image: Image.Image, random_state: random.Random) -> Image.Image:
@@ -92,17 +100,23 @@ def image_file(image: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def sample_files(count: int = SAMPLES, size: int = 28, seed: int = SAMPLE_SEED) -> list[tuple[bytes, int]]:
+def sample_files(
+    count: int = SAMPLES, size: int = 28, seed: int = SAMPLE_SEED
+) -> list[tuple[bytes, int]]:
     """`count` (file content, label) pairs, PNG and JPEG in equal parts for every label."""
     pictures = drawn_digits(count, size, seed)
-    return [(image_file(picture, ("PNG", "JPEG")[index // 10 % 2]), label)
-            for index, (picture, label) in enumerate(pictures)]  # fmt: skip
+    return [
+        (image_file(picture, ("PNG", "JPEG")[index // 10 % 2]), label)
+        for index, (picture, label) in enumerate(pictures)
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Save a contact sheet of a hundred sample digits.")
     parser.add_argument("file", type=Path, help="the PNG to write")
-    parser.add_argument("--size", type=int, default=56, help="side of one digit in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=56, help="side of one digit in pixels (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     sheet = Image.new("L", (10 * arguments.size, 10 * arguments.size))
     for index, (picture, _) in enumerate(drawn_digits(100, arguments.size, SAMPLE_SEED)):

@@ -1,6 +1,7 @@
-"""The MNIST classifier that every variant serves: a 784-512-512-10 perceptron, its weights, its one preprocessing.
+"""The MNIST classifier that every variant serves: a perceptron, its weights, its preprocessing.
 
-Training and serving go through the same `pixels` function, so a served image is what the network was trained on.
+Training and serving go through the same `pixels` function, so a served image is what the network
+was trained on.
 """
 
 import io
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 SIDE = 28
 CHECKPOINT = Path(__file__).parent / "model_checkpoint" / "model.pt"
-MAX_SIDE = 4096  # pixels; checked before any pixel is decoded, so that a small file cannot claim gigabytes
+MAX_SIDE = 4096  # pixels; checked before decoding, so that a small file cannot claim gigabytes
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 MNIST training images scaled to [0, 1]
 
-# What Pillow raises for content that is broken rather than missing: see "Image file formats" in its handbook.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What Pillow raises for content that is broken: see "Image file formats" in its handbook.
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 class DigitClassifier(nn.Sequential):
@@ -26,10 +27,10 @@ class DigitClassifier(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Linear(SIDE * SIDE, 512), nn.ReLU(), nn.Dropout(0.2),
-            nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2),
+            *(nn.Linear(SIDE * SIDE, 512), nn.ReLU(), nn.Dropout(0.2)),
+            *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2)),
             nn.Linear(512, 10),
-        )  # fmt: skip
+        )
 
 
 def load_model(device: str = "cpu", dtype: torch.dtype = torch.float32) -> DigitClassifier:
@@ -38,14 +39,15 @@ def load_model(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Digit
     Raises FileNotFoundError, with the command that makes the checkpoint, if it is missing.
     """
     if not CHECKPOINT.exists():
-        raise FileNotFoundError(f"{CHECKPOINT} is missing; python mnist_model_benchmarking/train.py writes it")
+        script = "mnist_model_benchmarking/train.py"
+        raise FileNotFoundError(f"{CHECKPOINT} is missing; python {script} writes it")
     model = DigitClassifier()
     model.load_state_dict(torch.load(CHECKPOINT, map_location="cpu", weights_only=True))
     return model.to(device=device, dtype=dtype).eval()
 
 
 def pixels(image: Image.Image) -> Tensor:
-    """(784,) float32, normalised: the image as a grey, light-on-dark 28x28 square, the way MNIST's authors drew it."""
+    """(784,) float32, normalised: the image as a grey, light-on-dark 28x28 square, as in MNIST."""
     grey = image if image.mode == "L" else image.convert("L")
     if grey.size != (SIDE, SIDE):
         grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -54,7 +56,7 @@ def pixels(image: Image.Image) -> Tensor:
 
 
 def decode_image(content: bytes) -> Tensor:
-    """(784,) float32 pixels of a PNG or JPEG file; ValueError with one sentence for anything else."""
+    """(784,) float32 pixels of a PNG or JPEG file; ValueError with a sentence for anything else."""
     try:
         image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         if max(image.size) > MAX_SIDE:

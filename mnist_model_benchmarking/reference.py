@@ -1,23 +1,29 @@
-"""The models without a server: the right answers, and how many images per second one process labels on its own."""
+"""The models without a server: the correct answers, and what each variant does in one process."""
 
+import contextlib
+import importlib.util
 import json
+import os
+import runpy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 
-from harness.serving.serve import accelerator, api_class
+from harness.serving.serve import accelerator
 from mnist_model_benchmarking.digits import image_file
 from mnist_model_benchmarking.model import SIDE, decode_image, load_model
-from mnist_model_benchmarking.server_baseline import BaselineAPI, encoded_images
+from mnist_model_benchmarking.rows import ModelAlone
+from mnist_model_benchmarking.server_baseline import BaselineAPI
 
 BATCH_SIZES = [1, 8, 32, 64]
 REPEATS, REPEAT_S = 5, 0.1
+THREADS = Path("/proc/self/task")
 
 
 def answers(files: list[bytes]) -> list[int]:
@@ -25,79 +31,113 @@ def answers(files: list[bytes]) -> list[int]:
     model = load_model()
     with torch.inference_mode():
         images = torch.stack([decode_image(content) for content in files])
-        return [digit for chunk in images.split(1000) for digit in model(chunk).argmax(dim=1).tolist()]
+        chunks = [model(chunk).argmax(dim=1) for chunk in images.split(1000)]
+    return torch.cat(chunks).tolist()
 
 
 def mnist_test_files(directory: Path, size: int) -> list[tuple[bytes, int]]:
-    """The 10,000 test images as (PNG content, label); RuntimeError if MNIST/raw is not in the folder."""
-    from torchvision.datasets import MNIST  # takes seconds to import, and only this function needs it
+    """The 10,000 test images as (PNG content, label).
+
+    Raises RuntimeError if MNIST/raw is not in the folder.
+    """
+    from torchvision.datasets import MNIST  # takes seconds to import, for this function alone
+
+    def png(image: Image.Image) -> bytes:
+        return image_file(image.resize((size, size), Image.Resampling.BICUBIC), "PNG")
 
     data = MNIST(str(directory), train=False, download=False)
-    return [(image_file(image.resize((size, size), Image.Resampling.BICUBIC), "PNG"), label) for image, label in data]
+    return [(png(image), label) for image, label in data]
 
 
-def models_alone(variants: list[str], asked: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Batch sizes and images per second of each variant's model on the accelerator asked for.
-
-    Variants of the same precision share one measurement.
-    """
-    dtypes = {variant: api_class(f"mnist_model_benchmarking.server_{variant}").dtype for variant in variants}
-    alone = {
-        dtype: [images_per_second(set_up(dtype, accelerator(asked)), size) for size in BATCH_SIZES]
-        for dtype in dict.fromkeys(dtypes.values())
+def models_alone(variants: list[str], asked: str) -> dict[str, ModelAlone]:
+    """Each variant's own model, forward passes alone, on the accelerator asked for."""
+    device = accelerator(asked)
+    return {
+        name: ModelAlone(
+            BATCH_SIZES, [images_per_second(set_up(name, device), size) for size in BATCH_SIZES]
+        )
+        for name in variants
     }
-    return {variant: (BATCH_SIZES, alone[dtype]) for variant, dtype in dtypes.items()}
 
 
 def images_per_second(api: BaselineAPI, batch_size: int) -> float:
-    """Median over short repeats; random images on the CPU in, probabilities on the CPU out."""
-    images = torch.randn(batch_size, SIDE * SIDE)
-    api.probabilities(images)
-    return median(rates(lambda: api.probabilities(images), batch_size))
+    """Median over short repeats; random pixels on the CPU in, probabilities on the CPU out."""
+    pixels = torch.randn(batch_size, SIDE * SIDE)
+    return batch_size * calls_per_second(lambda: api.probabilities(pixels))
 
 
-def rates(work: Callable[[], object], images: int) -> list[float]:
-    """Images per second of each repeat, where one call of `work` labels so many."""
-    found = []
+def decode_and_model(variant: str, bodies: list[bytes], asked: str) -> float:
+    """Requests/s from JSON text to JSON text on one core: what a variant's own code costs, without
+    a server.
+    """
+    api = set_up(variant, accelerator(asked))
+    with one_core():
+        return len(bodies) * calls_per_second(lambda: answered(api, bodies))
+
+
+def answered(api: BaselineAPI, bodies: list[bytes]) -> list[str]:
+    """The JSON answers to JSON requests, worked on as a worker does: one by one, or in batches."""
+    size, texts = api.max_batch_size, []
+    for start in range(0, len(bodies), size):
+        requests = map(json.loads, bodies[start : start + size])
+        items = [api.decode_request(request) for request in requests]
+        if size > 1:
+            outputs = api.unbatch(api.predict(api.batch(items)))
+        else:
+            outputs = map(api.predict, items)
+        texts += [json.dumps(api.encode_response(output)) for output in outputs]
+    return texts
+
+
+def calls_per_second(work: Callable[[], object]) -> float:
+    """How often `work` can be done per second, median over short repeats after a first call."""
+    work()
+    rates = []
     for _ in range(REPEATS):
         calls, began = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - began) < REPEAT_S:
             work()
             calls += 1
-        found.append(calls * images / elapsed)
-    return found
-
-
-def decode_and_model(variant: str, bodies: list[bytes], asked: str) -> float:
-    """Images per second from JSON text to answer on one core of one process, without a server: a server's own work.
-
-    `bodies` are joined to batches of about 64 images, as one worker would at best.
-    """
-    api, batch = set_up(api_class(f"mnist_model_benchmarking.server_{variant}").dtype, accelerator(asked)), []
-    sizes = [len(encoded_images(json.loads(body))) for body in bodies]
-    for body, total in zip(bodies, accumulate(sizes), strict=True):
-        batch.append(body)
-        if total >= BATCH_SIZES[-1]:
-            break
-
-    def work() -> None:
-        images = [api.decode_request(json.loads(body)) for body in batch]
-        for probabilities in api.probabilities(torch.cat(images)).split([len(each) for each in images]):
-            json.dumps(api.encode_response(probabilities))
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        work()
-        return median(rates(work, sum(sizes[: len(batch)])))
-    finally:
-        torch.set_num_threads(threads)
+        rates.append(calls / elapsed)
+    return median(rates)
 
 
 @cache
-def set_up(dtype: torch.dtype, device: str) -> BaselineAPI:
-    """A baseline at this precision, ready; variants of the same precision share it."""
-    api = BaselineAPI()
-    api.dtype = dtype
+def set_up(variant: str, device: str) -> BaselineAPI:
+    """A variant's API, ready to work on this device."""
+    api = api_of(variant)
+    api.pre_setup()
     api.setup(device)
     return api
+
+
+def api_of(variant: str) -> BaselineAPI:
+    """A variant's API as its script hands it to `serve`, with the script's own batching."""
+    script = importlib.util.find_spec(f"{__package__}.server_{variant}").origin
+    with patch("harness.serving.serve.serve") as serve:  # only the script knows its batching
+        runpy.run_path(script, run_name="__main__")
+    return serve.call_args.args[0]
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Let all threads of this process, pools of the API's included, share one core.
+
+    Where threads cannot be pinned (macOS), only torch keeps to one.
+    """
+    torch_threads = torch.get_num_threads()
+    cores = os.sched_getaffinity(0) if THREADS.is_dir() else set()
+    torch.set_num_threads(1)
+    pin({max(cores, default=0)} & cores)
+    try:
+        yield
+    finally:
+        pin(cores)
+        torch.set_num_threads(torch_threads)
+
+
+def pin(cores: set[int]) -> None:
+    """Keep every thread of this process on these cores; threads started later inherit that."""
+    for thread in THREADS.iterdir() if cores else ():
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)

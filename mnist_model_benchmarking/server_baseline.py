@@ -1,4 +1,4 @@
-"""Baseline: one worker, one request at a time, full precision; what every optimisation is compared with.
+"""Baseline: one worker, one request at a time, full precision; every optimisation starts from it.
 
 python mnist_model_benchmarking/server_baseline.py --port 8000
 """
@@ -19,18 +19,20 @@ WARM_UP_SIZES = (1, 8, 64)
 
 
 class BaselineAPI(litserve.LitAPI):
-    """{"image": base64} or {"images": [base64, ...]} in, {"predictions": [{"digit", "probability"}, ...]} out."""
+    """{"image": base64} or {"images": [base64, ...]} in,
+    {"predictions": [{"digit": 7, "probability": 0.998}, ...]} out.
+    """
 
     dtype = torch.float32
 
     def setup(self, device: str) -> None:
         self.device = device
         self.model = load_model(device, self.dtype)
-        for size in WARM_UP_SIZES:  # the first call of a shape is slower; /health answers after this
+        for size in WARM_UP_SIZES:  # a shape's first call is slower; /health answers after this
             self.probabilities(torch.zeros(size, SIDE * SIDE))
 
     def decode_request(self, request: dict) -> Tensor:
-        """(images, 784) pixels of the request; HTTPException 400 with one sentence if it cannot be read."""
+        """(images, 784) pixels of the request; HTTPException 400 if it cannot be read."""
         return torch.stack([decoded(text) for text in encoded_images(request)])
 
     def predict(self, images: Tensor) -> Tensor:
@@ -38,18 +40,26 @@ class BaselineAPI(litserve.LitAPI):
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """(n, 784) pixels, anywhere, to (n, 10) float32 probabilities on the CPU, which waits for the device."""
+        """(n, 784) pixels, anywhere, to (n, 10) float32 probabilities on the CPU, which waits for
+        the device.
+        """
         logits = self.model(images.to(device=self.device, dtype=self.dtype))
         return logits.float().softmax(dim=1).cpu()
 
     def encode_response(self, probabilities: Tensor) -> dict:
         best = probabilities.max(dim=1)
         answers = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return {"predictions": [{"digit": digit, "probability": round(value, 6)} for digit, value in answers]}
+        return {
+            "predictions": [
+                {"digit": digit, "probability": round(value, 6)} for digit, value in answers
+            ]
+        }
 
 
 def encoded_images(request: dict) -> list[str]:
-    """The base64 texts of a request; HTTPException 400 if it has none, too many, or something else in their place."""
+    """The base64 texts of a request; HTTPException 400 if it has none, too many, or something else
+    in their place.
+    """
     if ("image" in request) == ("images" in request):
         raise HTTPException(400, 'the request needs either "image" or "images"')
     texts = [request["image"]] if "image" in request else request["images"]

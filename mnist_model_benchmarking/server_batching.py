@@ -9,14 +9,12 @@ from torch import Tensor
 from harness.serving.serve import serve
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
-BATCHING = {
-    "max_batch_size": 64,
-    "batch_timeout": 0.01,
-}  # LitServe always waits the 10 ms out, unless the batch is full
+# LitServe always waits the 10 ms out, unless the batch is full.
+BATCHING = {"max_batch_size": 64, "batch_timeout": 0.01}
 
 
 class BatchingAPI(BaselineAPI):
-    """One tensor for the whole batch, on the device, split again by the number of images each request brought."""
+    """One tensor for the whole batch, on the device, then split by the images of each request."""
 
     def batch(self, requests: list[Tensor]) -> tuple[Tensor, list[int]]:
         images = torch.cat(requests).to(device=self.device, dtype=self.dtype)

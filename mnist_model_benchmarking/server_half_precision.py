@@ -1,4 +1,4 @@
-"""Half precision: batching and workers, with bfloat16 weights and inputs: half the bytes per forward pass.
+"""Half precision: batching and workers, with weights and inputs in bfloat16, half the bytes.
 
 python mnist_model_benchmarking/server_half_precision.py --port 8000
 """

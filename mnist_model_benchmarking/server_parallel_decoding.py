@@ -1,4 +1,4 @@
-"""Parallel decoding: batching and workers, and in each worker a pool of threads that decodes the images of a batch.
+"""Parallel decoding: batching and workers, each with a pool of threads that decodes a batch.
 
 python mnist_model_benchmarking/server_parallel_decoding.py --port 8000
 """
@@ -15,11 +15,12 @@ DECODE_THREADS = 4  # per worker
 
 
 class ParallelDecodingAPI(BatchingWorkersAPI):
-    """Decoding starts when LitServe hands a request over, and is waited for when the batch is put together."""
+    """Decoding starts when LitServe hands a request over; the batch waits for all of its own."""
 
     def setup(self, device: str) -> None:
         super().setup(device)
-        self.pool = ThreadPoolExecutor(DECODE_THREADS, "decode")  # lives as long as the worker: threads are not free
+        # Lives as long as the worker: threads are not free.
+        self.pool = ThreadPoolExecutor(DECODE_THREADS, "decode")
 
     def decode_request(self, request: dict) -> "Future[Tensor]":
         return self.pool.submit(super().decode_request, request)

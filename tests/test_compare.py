@@ -8,21 +8,18 @@ import numpy
 import pytest
 import scipy.stats
 
+from harness.judge.statistics import compared_unpaired
 from harness.results.file import save
 from harness.results.run import SCHEMA_VERSION
-from harness.judge.statistics import compared_unpaired
-from tests.test_results import level, load, results
+from tests.builders import failed_variant, load_result, results, row, variant
 
-ROUNDS = (0.0100, 0.0101, 0.0099)
+EPOCHS = (0.0100, 0.0101, 0.0099)
 
 
 def file(path, factor: float = 1.0, **changes):
     """A result file whose requests take `factor` times as long."""
-    whole = results()
-    variant = whole.variants["baseline"]
-    rows = [level(*(load(factor * seconds) for seconds in ROUNDS))]
-    replaced = type(variant)(**(vars(variant) | {"api_benchmarks": rows}))
-    save(results(variants={"baseline": replaced}, **changes), path)
+    steady = variant(row(*(load_result(factor * seconds) for seconds in EPOCHS)))
+    save(results({"steady": steady}, **changes), path)
     return path
 
 
@@ -39,7 +36,7 @@ def test_a_file_compared_with_itself_does_not_differ(tmp_path):
     assert "no regression" in done.stdout
 
 
-def test_rounds_that_are_a_fifth_slower_are_a_regression(tmp_path):
+def test_epochs_that_are_a_fifth_slower_are_a_regression(tmp_path):
     done = compare(file(tmp_path / "old.json"), file(tmp_path / "new.json", 1.25))
     assert done.returncode == 1
     assert "slower by 20 % [1" in done.stdout
@@ -55,7 +52,10 @@ def test_a_threshold_tolerates_what_is_below_it(tmp_path):
 
 
 def test_a_loss_inside_the_noise_floor_is_none(tmp_path):
-    files = file(tmp_path / "old.json", noise_floor_percent={"1": 30.0}), file(tmp_path / "new.json", 1.25)
+    files = (
+        file(tmp_path / "old.json", noise_floor_percent={"1": 30.0}),
+        file(tmp_path / "new.json", 1.25),
+    )
     done = compare(*files)
     assert done.returncode == 0
     assert "no detectable difference (< 30 %)" in done.stdout
@@ -63,20 +63,22 @@ def test_a_loss_inside_the_noise_floor_is_none(tmp_path):
 
 def test_json_holds_every_row_for_programs(tmp_path):
     done = compare(file(tmp_path / "old.json"), file(tmp_path / "new.json", 1.25), "--json")
-    found = json.loads(done.stdout)
-    assert found["regression"] is True
-    row = found["rows"][0]
-    assert (row["variant"], row["level"]) == ("baseline", "1")
-    assert row["comparison"]["percent"] == pytest.approx(-20, abs=0.5)
-    assert row["comparison"]["ci95"][0] < row["comparison"]["percent"] < row["comparison"]["ci95"][1]
+    printed = json.loads(done.stdout)
+    assert printed["regression"] is True
+    (pair,) = printed["rows"]
+    assert (pair["variant"], pair["load"]) == ("steady", "1")
+    assert pair["comparison"]["percent"] == pytest.approx(-20, abs=0.5)
+    assert (
+        pair["comparison"]["ci95"][0]
+        < pair["comparison"]["percent"]
+        < pair["comparison"]["ci95"][1]
+    )
 
 
 def test_rows_with_failed_requests_are_not_counted_and_new_failures_are_a_regression(tmp_path):
-    good, bad = results(), results()
-    variant = good.variants["baseline"]
-    bad.variants["baseline"] = type(variant)(**(vars(variant) | {"api_benchmarks": [level(*[load(failures=3)] * 3)]}))
-    save(good, tmp_path / "good.json")
-    save(bad, tmp_path / "bad.json")
+    save(results(), tmp_path / "good.json")
+    bad = variant(row(*[load_result(failures=3)] * 3))
+    save(results({"steady": bad}), tmp_path / "bad.json")
     done = compare(tmp_path / "good.json", tmp_path / "bad.json")
     assert done.returncode == 1
     assert "not counted: 0 requests failed before, 9 now" in done.stdout
@@ -84,10 +86,7 @@ def test_rows_with_failed_requests_are_not_counted_and_new_failures_are_a_regres
 
 
 def test_a_variant_that_fails_now_is_a_regression(tmp_path):
-    whole = results()
-    variant = whole.variants["baseline"]
-    whole.variants["baseline"] = type(variant)(**(vars(variant) | {"error": "it ended with 1", "api_benchmarks": []}))
-    save(whole, tmp_path / "new.json")
+    save(results({"steady": failed_variant(builds_on=None)}), tmp_path / "new.json")
     done = compare(file(tmp_path / "old.json"), tmp_path / "new.json")
     assert done.returncode == 1
     assert "fails now: it ended with 1" in done.stdout
@@ -96,8 +95,11 @@ def test_a_variant_that_fails_now_is_a_regression(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"suite": "llm"}, "suite mnist, the other of llm"),
-        ({"settings": {"rounds": 3, "rate": None, "image_size": 256}}, "image_size"),
+        ({"suite": "letters"}, "suite numbers, the other of letters"),
+        (
+            {"settings": {"epochs": 3, "duration": 3.0, "rate": None, "size": 256}},
+            "size None and 256",
+        ),
         ({"machine": {"cpu": "another", "usable_cores": 2, "gpus": []}}, "--across-machines"),
     ],
 )
@@ -128,18 +130,23 @@ def test_broken_files_are_refused_with_one_sentence(tmp_path):
     assert compare(old, tmp_path / "nowhere.json").returncode == 2
 
 
-def test_the_interval_of_unpaired_rounds_is_welchs():
+def test_the_interval_of_unpaired_epochs_is_welchs():
     random_state = numpy.random.default_rng(3)
-    new, old = numpy.exp(random_state.normal(5, 0.1, 6)), numpy.exp(random_state.normal(4.9, 0.2, 9))
-    found = compared_unpaired(list(new), list(old), 0.0)
+    new, old = (
+        numpy.exp(random_state.normal(5, 0.1, 6)),
+        numpy.exp(random_state.normal(4.9, 0.2, 9)),
+    )
+    made = compared_unpaired(list(new), list(old), 0.0)
     variances = numpy.var(numpy.log(new), ddof=1) / 6, numpy.var(numpy.log(old), ddof=1) / 9
     freedom = sum(variances) ** 2 / (variances[0] ** 2 / 5 + variances[1] ** 2 / 8)
     margin = scipy.stats.t.ppf(0.975, freedom) * numpy.sqrt(sum(variances))
     centre = numpy.log(new).mean() - numpy.log(old).mean()
-    assert found.percent == pytest.approx(100 * numpy.expm1(centre))
-    assert found.ci95 == pytest.approx((100 * numpy.expm1(centre - margin), 100 * numpy.expm1(centre + margin)))
+    assert made.percent == pytest.approx(100 * numpy.expm1(centre))
+    assert made.ci95 == pytest.approx(
+        (100 * numpy.expm1(centre - margin), 100 * numpy.expm1(centre + margin))
+    )
 
 
-def test_one_round_carries_no_verdict_between_files():
+def test_one_epoch_carries_no_verdict_between_files():
     assert compared_unpaired([80.0], [100.0], 1.0).verdict == "not enough data"
     assert compared_unpaired([], [100.0], 1.0).percent is None

@@ -1,102 +1,147 @@
-"""The load generator against a scripted server: known delays, broken replies, closed connections, stalls."""
+"""The load generator: in virtual time against scripts in memory, and in short over real sockets."""
 
 import asyncio
 import json
+import math
+import os
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from itertools import islice
 
 import pytest
 import requests
 
-from harness.load.job import Job, Load, run_job
-from harness.load.loops import shuffled_cycle
-from harness.load.echo_server import responder
+from harness.load import open_loop
+from harness.load.__main__ import report, text
+from harness.load.closed_loop import ClosedLoopWindow, State
+from harness.load.echo_server import echo_server
+from harness.load.job import Job, LoadResult
+from harness.load.loop import WATCH_S, shuffled_cycle
+from harness.load.run import load_process, run_job
+from harness.process.module_process import ProcessDiedError
+from tests.scripted import OK_REPLY, STREAM_HEAD, chunk, following, replies, scripted_server
+from tests.virtual_time import START_S, VirtualLoop
 
-OK_REPLY = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
-
-
-@contextmanager
-def scripted_server(script):
-    """A server whose `script(number, writer)` answers the request of that number; yields its URL and request heads."""
-    heads, started, loop = [], threading.Event(), asyncio.new_event_loop()
-
-    async def serve(reader, writer):
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-                await reader.readexactly(length)
-                heads.append(head)
-                await script(len(heads), writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    async def listen():
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        heads.append(server.sockets[0].getsockname()[1])
-        started.set()
-
-    def run():
-        loop.create_task(listen())
-        loop.run_forever()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert started.wait(5)
-    port = heads.pop()
-    try:
-        yield f"http://127.0.0.1:{port}/predict", heads
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+NOBODY = "http://127.0.0.1:9/"
+PRECISE = 1e-4  # the seconds in which data moves through memory stay far below this
 
 
-def replies(reply=OK_REPLY, delay_s=0.0):
-    async def script(_, writer):
-        await asyncio.sleep(delay_s)
-        writer.write(reply)
-
-    return script
+def job(url: str = "http://memory/predict", **changes) -> Job:
+    """A short job with two bodies."""
+    short = {"bodies": [b'{"x": 1}', b'{"x": 2}'], "duration_s": 0.6, "warmup_s": 0.1}
+    return Job(url=url, **(short | changes))
 
 
-def loaded(url: str, **changes) -> Load:
-    """A short job against the URL."""
-    return run_job(Job(url, [b'{"x": 1}', b'{"x": 2}'], **({"duration_s": 0.6, "warmup_s": 0.1} | changes)))
+def measured(handle, **changes) -> LoadResult:
+    """What a job measures in virtual time; nobody listens where `handle` is None."""
+    loop = VirtualLoop(handle)
+    return run_job(job(**changes), clock=loop.time, loop_factory=lambda: loop)
+
+
+def answered(script, **changes) -> LoadResult:
+    """What a job measures of a script in virtual time."""
+    return measured(following(script, []), **changes)
+
+
+def now() -> float:
+    """The virtual time."""
+    return asyncio.get_running_loop().time()
+
+
+def intended(result: LoadResult) -> list[float]:
+    """When each counted request was due."""
+    return [end - took for end, took in zip(result.ended, result.latency_s, strict=True)]
+
+
+def all_near(values: list[float], expected: float) -> bool:
+    return bool(values) and all(abs(value - expected) < PRECISE for value in values)
+
+
+class TestClosedLoopWindow:
+    """Warm-up until 101 s and three ends of requests, ten seconds at least, at the latest 171 s."""
+
+    @pytest.fixture
+    def window(self) -> ClosedLoopWindow:
+        times = {"warmup_s": 1.0, "duration_s": 10.0, "timeout_s": 30.0}
+        return ClosedLoopWindow(job(concurrency=2, min_requests=3, **times), started=100.0)
+
+    @pytest.fixture
+    def opened(self, window) -> ClosedLoopWindow:
+        assert window.request_ended(101.0, 3)
+        return window
+
+    def test_opens_at_the_end_of_a_request_after_the_warm_up(self, window):
+        assert not window.request_ended(100.9, 50)
+        assert window.state is State.WARMING_UP
+        assert window.request_ended(101.0, 51)
+        assert window.state is State.OPEN
+
+    def test_waits_for_an_answer_per_connection_before_it_opens(self, window):
+        assert not window.request_ended(130.0, 2)
+        assert window.request_ended(131.0, 3)
+        assert window.state is State.OPEN
+
+    def test_closes_at_the_end_of_a_request_once_it_is_long_enough(self, opened):
+        assert not opened.request_ended(110.9, 50)
+        assert not opened.time_passed(111.5)
+        assert opened.request_ended(111.6, 51)
+        assert opened.state is State.CLOSED
+
+    def test_stays_open_for_longer_while_too_few_requests_have_ended(self, opened):
+        assert not opened.request_ended(120.0, 2)
+        assert opened.request_ended(130.0, 3)
+        assert opened.state is State.CLOSED
+
+    def test_closes_during_a_stall_after_four_times_its_length(self, opened):
+        assert not opened.time_passed(141.0)
+        assert opened.time_passed(141.1)
+        assert opened.state is State.CLOSED
+
+    def test_one_that_never_opened_closes_at_the_limit_of_the_job(self, window):
+        assert not window.time_passed(171.0)
+        assert window.time_passed(171.1)
+        assert window.state is State.CLOSED
+
+    def test_one_that_opened_late_closes_at_the_limit_of_the_job(self, window):
+        assert window.request_ended(165.0, 3)
+        assert not window.time_passed(171.0)
+        assert window.time_passed(171.1)
+
+    def test_nothing_happens_after_it_has_closed(self, opened):
+        assert opened.request_ended(111.0, 3)
+        assert not opened.request_ended(1000.0, 1000)
+        assert not opened.time_passed(1000.0)
+        assert opened.state is State.CLOSED
 
 
 def test_latency_is_the_servers_delay():
-    with scripted_server(replies(delay_s=0.05)) as (url, _):
-        load = loaded(url, concurrency=4)
-    assert min(load.latency_s) >= 0.05
-    assert sorted(load.latency_s)[len(load.latency_s) // 2] < 0.08
-    assert load.requests_per_second == pytest.approx(4 / 0.05, rel=0.3)
+    result = answered(replies(delay_s=0.05), concurrency=4)
+    assert all_near(result.latency_s, 0.05)
+    assert result.service_s == result.latency_s
+    assert result.requests_per_second == pytest.approx(4 / 0.05, rel=1e-3)
 
 
-def test_closed_loop_keeps_the_asked_number_in_flight():
-    in_flight, most = 0, 0
+def test_closed_loop_keeps_the_asked_concurrency():
+    waiting, most = 0, 0
 
     async def script(_, writer):
-        nonlocal in_flight, most
-        in_flight += 1
-        most = max(most, in_flight)
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
         await asyncio.sleep(0.02)
-        in_flight -= 1
+        waiting -= 1
         writer.write(OK_REPLY)
 
-    with scripted_server(script) as (url, _):
-        load = loaded(url, concurrency=7)
+    result = answered(script, concurrency=7)
+    mean_latency = sum(result.latency_s) / len(result.latency_s)
     assert most == 7
-    mean_latency = sum(load.latency_s) / len(load.latency_s)
-    assert load.requests_per_second * mean_latency == pytest.approx(7, rel=0.1)  # Little's law
+    assert result.requests_per_second * mean_latency == pytest.approx(7, rel=1e-3)  # Little's law
 
 
 def test_throughput_of_batches_has_no_error_of_edges():
-    """Answers come in clusters of 16; a window of fixed length would miss up to a whole cluster of about six."""
-    waiting, released = [], []
+    """16 answers come every 0.1 s: a window of 0.55 s would hold five or six times as many."""
+    waiting = []
 
     async def script(_, writer):
         waiting.append(writer)
@@ -104,85 +149,156 @@ def test_throughput_of_batches_has_no_error_of_edges():
             batch = waiting[:]
             waiting.clear()
             await asyncio.sleep(0.1)
-            released.append(time.monotonic())
             for each in batch:
                 each.write(OK_REPLY)
 
-    with scripted_server(script) as (url, _):
-        load = loaded(url, concurrency=16, duration_s=0.55)
-    inside = [moment for moment in released if load.opened - 0.05 < moment < load.closed + 0.05]
-    true_rate = 16 * (len(inside) - 1) / (inside[-1] - inside[0])
-    assert len(inside) > 3
-    assert load.requests_per_second == pytest.approx(true_rate, rel=0.05)
+    result = answered(script, concurrency=16, duration_s=0.55)
+    assert result.window_s == pytest.approx(0.6, rel=1e-3)
+    assert result.correct_in_window == 6 * 16
+
+
+def test_the_end_of_the_warm_up_is_told_when_the_window_opens():
+    for offered in ({"concurrency": 3}, {"rate": 100.0}):
+        loop, told_at = VirtualLoop(following(replies(), [])), []
+        result = run_job(
+            job(**offered),
+            on_opening=lambda at=told_at, clock=loop.time: at.append(clock()),
+            clock=loop.time,
+            loop_factory=lambda made=loop: made,
+        )
+        assert len(told_at) == 1
+        assert told_at[0] == pytest.approx(result.opened, abs=0.05)
+        assert START_S + 0.1 <= result.opened < START_S + 0.11
+        assert min(result.ended) > result.opened
+
+
+def test_requests_say_when_they_were_due_in_unix_time():
+    heads, before = [], time.time()
+    result = measured(following(replies(), heads), warmup_s=0.0)
+    after = time.time()
+    sent = [float(head.split(b"X-Request-Start: t=")[1].split(b"\r\n")[0]) for head in heads]
+    offsets = [unix - due for unix, due in zip(sent[2:], intended(result), strict=False)]
+    assert len(offsets) > 100
+    assert before - 1e-3 <= START_S + offsets[0] <= after + 1e-3
+    assert max(offsets) - min(offsets) < 1e-5
 
 
 def test_wrong_answers_are_no_throughput():
-    with scripted_server(replies(delay_s=0.005)) as (url, _):
-        load = loaded(url, check=lambda body, index: (json.loads(body)["a"] == index, 0.5))
-    assert load.right_in_window == load.outcome.count("ok")
-    assert load.outcome.count("ok") == pytest.approx(load.outcome.count("wrong_answer"), abs=2)
-    assert set(load.quality) == {0.5}
+    result = answered(replies(), check=lambda body, index: (json.loads(body)["a"] == index, 0.5))
+    assert result.correct_in_window == result.outcome.count("ok") == len(result.correct_latency_s)
+    assert abs(result.outcome.count("ok") - result.outcome.count("wrong_answer")) <= 1
+    assert result.requests_per_second == pytest.approx(0.5 / 0.005, rel=0.01)
+    assert set(result.quality) == {0.5}
 
 
 def test_a_defect_in_the_check_is_not_taken_for_a_server_error():
-    with scripted_server(replies()) as (url, _), pytest.raises(KeyError):
-        loaded(url, check=lambda body, index: {}["no such key"])
+    with pytest.raises(KeyError):
+        answered(replies(), check=lambda body, index: {}["no such key"])
+
+
+def test_a_defect_in_a_loop_ends_the_run(monkeypatch):
+    monkeypatch.setattr(open_loop.OpenLoop, "dispatch", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        answered(replies(), rate=100)
 
 
 def test_http_errors_are_counted_by_status():
-    with scripted_server(replies(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 0.005)) as (url, _):
-        load = loaded(url)
-    assert set(load.outcome) == {"http_error"}
-    assert load.statuses == {503: len(load.outcome)}
-    assert load.requests_per_second == 0
+    result = answered(replies(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"))
+    assert set(result.outcome) == {"http_error"}
+    assert result.statuses == {503: len(result.outcome)}
+    assert result.requests_per_second == 0
+    assert set(result.quality) == {None}
 
 
-@pytest.mark.parametrize("reply", [
-    b"SMTP ready\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: zehn\r\n\r\n", OK_REPLY[:-3], b"",
-], ids=["other protocol", "bad length", "cut short", "nothing"])  # fmt: skip
-def test_broken_replies_are_connection_errors(reply):
+def broken(reply: bytes):
+    """A script that answers so, and hangs up."""
+
     async def script(_, writer):
         await asyncio.sleep(0.005)
         writer.write(reply)
         writer.close()
 
-    with scripted_server(script) as (url, _):
-        load = loaded(url)
-    assert set(load.outcome) == {"connection_error"}
+    return script
+
+
+BROKEN_REPLIES = {
+    "other protocol": b"SMTP ready\r\n\r\n",
+    "bad length": b"HTTP/1.1 200 OK\r\nContent-Length: zehn\r\n\r\n",
+    "cut short": OK_REPLY[:-3],
+    "nothing": b"",
+}
+CLOSING_REPLY = OK_REPLY.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize("reply", BROKEN_REPLIES.values(), ids=BROKEN_REPLIES)
+def test_broken_replies_are_connection_errors(reply):
+    result = answered(broken(reply))
+    assert set(result.outcome) == {"connection_error"}
+    assert all_near(result.latency_s, 0.005)
 
 
 def test_a_server_that_closes_each_connection_is_still_measured():
-    async def script(_, writer):
-        writer.write(OK_REPLY.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    result = answered(broken(CLOSING_REPLY), concurrency=2)
+    assert set(result.outcome) == {"ok"}
+    assert result.requests_per_second == pytest.approx(2 / 0.005, rel=1e-3)
+
+
+@pytest.mark.parametrize("offered", [{"concurrency": 2}, {"rate": 50.0}], ids=str)
+def test_a_server_that_hangs_up_before_it_was_asked_is_a_connection_error(offered):
+    async def hang_up(_, writer):
         writer.close()
 
-    with scripted_server(script) as (url, _):
-        load = loaded(url, concurrency=2)
-    assert set(load.outcome) == {"ok"}
-    assert len(load.outcome) > 20
+    result = measured(hang_up, **offered)
+    assert set(result.outcome) == {"connection_error"}
+    assert len(result.outcome) > 10
+
+
+def test_what_nobody_asked_for_is_not_taken_for_the_next_answer():
+    async def script(_, writer):
+        writer.write(OK_REPLY)
+        await asyncio.sleep(0.001)
+        writer.write(OK_REPLY.replace(b"1}", b"2}"))
+
+    result = answered(
+        script, rate=20, duration_s=2.0, check=lambda body, _: (body == b'{"a": 1}', 1)
+    )
+    assert set(result.outcome) == {"ok"}
+    assert len(result.outcome) > 20
 
 
 def test_chunked_answers_are_put_together():
-    chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n4\r\n: 1}\r\n0\r\n\r\n'
-    with scripted_server(replies(chunked)) as (url, _):
-        load = loaded(url, check=lambda body, index: (body == b'{"a": 1}', 1.0))
-    assert set(load.outcome) == {"ok"}
+    parts = chunk(b'{"a"') + chunk(b": 1}") + chunk(b"")
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + parts
+    result = answered(replies(chunked), check=lambda body, index: (body == b'{"a": 1}', 1.0))
+    assert set(result.outcome) == {"ok"}
+
+
+async def silent(*_):
+    """A script that never answers."""
 
 
 def test_a_silent_server_times_out_and_the_run_ends():
-    async def script(_, writer):
-        pass
-
-    with scripted_server(script) as (url, _):
-        began = time.monotonic()
-        load = loaded(url, concurrency=3, timeout_s=0.3, min_requests=5)
-    assert set(load.outcome) == {"timeout"}
-    assert time.monotonic() - began < 5
+    asked = {"concurrency": 3, "timeout_s": 0.3, "min_requests": 5}
+    result = answered(silent, **asked)
+    assert set(result.outcome) == {"timeout"}
+    assert all(0.3 < latency <= 0.3 + 0.3 / 4 + PRECISE for latency in result.latency_s)
+    assert result.closed < START_S + job(**asked).limit_s
 
 
-def test_nobody_listening_is_a_connection_error():
-    load = loaded("http://127.0.0.1:9/")
-    assert set(load.outcome) == {"connection_error"}
+def test_a_window_that_never_opens_ends_with_the_limit_of_the_job_and_no_throughput():
+    result = answered(silent, concurrency=64, timeout_s=30.0)
+    assert result.outcome == ["timeout"] * 64
+    assert result.requests_per_second == result.window_s == 0
+    limit_s = job(timeout_s=30.0).limit_s
+    assert START_S + limit_s <= result.closed <= START_S + limit_s + WATCH_S + PRECISE
+
+
+@pytest.mark.parametrize("offered", [{"concurrency": 2}, {"rate": 50.0}], ids=str)
+def test_refused_connections_are_connection_errors(offered):
+    result = measured(None, **offered)
+    assert set(result.outcome) == {"connection_error"}
+    assert len(result.outcome) > 10
+    assert max(result.latency_s) < 0.06
 
 
 def test_a_stall_at_the_end_is_not_cut_off():
@@ -193,106 +309,171 @@ def test_a_stall_at_the_end_is_not_cut_off():
             await asyncio.sleep(0.01)
             writer.write(OK_REPLY)
 
-    with scripted_server(script) as (url, _):
-        load = loaded(url, duration_s=0.5, timeout_s=10)
-    assert load.window_s > 1.5
-    assert load.requests_per_second < 15
+    result = answered(script, duration_s=0.5, timeout_s=10)
+    assert result.correct_in_window == 10  # half of them had come when the window opened
+    assert 4 * 0.5 <= result.window_s <= 4 * 0.5 + WATCH_S + PRECISE
+    assert result.requests_per_second == 10 / result.window_s
 
 
 def test_open_loop_latency_counts_from_the_intended_send():
-    """A stall of half a second delays all that is due meanwhile; a closed loop would see one slow request."""
+    """A stall delays all that is due meanwhile; a closed loop sees one slow request."""
 
-    async def script(number, writer):
-        if number == 40:
-            time.sleep(0.5)
-        writer.write(OK_REPLY)
+    def stalling():
+        until = 0.0
 
-    with scripted_server(script) as (url, _):
-        load = loaded(url, rate=200, duration_s=1.0)
-    slow = [seconds for seconds in load.latency_s if seconds > 0.1]
-    assert len(slow) > 50  # 0.4 s of 200/s are due during the stall and more than 0.1 s before its end
-    assert max(load.latency_s) < 0.8
+        async def script(number, writer):
+            nonlocal until
+            if number == 40:
+                until = now() + 0.5
+                stalls.append(now())
+            await asyncio.sleep(max(0.005, until - now()))
+            writer.write(OK_REPLY)
+
+        return script
+
+    stalls: list[float] = []
+    result = answered(stalling(), rate=200, duration_s=1.0)
+    ends = stalls[0] + 0.5
+    for due, latency in zip(intended(result), result.latency_s, strict=True):
+        expected = max(0.005, ends - due) if due > stalls[0] - PRECISE else 0.005
+        assert latency == pytest.approx(expected, abs=1e-3)
+    assert sum(latency > 0.1 for latency in result.latency_s) > 50
+    closed_loop = answered(stalling(), duration_s=1.0)
+    assert sum(latency > 0.1 for latency in closed_loop.latency_s) == 1
 
 
 def test_open_loop_offers_the_asked_rate_whatever_the_server_does():
-    with scripted_server(replies(delay_s=0.2)) as (url, heads):
-        load = loaded(url, rate=150, duration_s=2.0)
-        sent = len(heads)
-    assert len(load.outcome) == pytest.approx(300, rel=0.2)
-    assert sent >= len(load.outcome)
-    assert set(load.outcome) == {"ok"}
-    assert len(load.late_s) == len(load.outcome)
+    heads = []
+    asked = {"rate": 150, "duration_s": 2.0}
+    slow = measured(following(replies(delay_s=0.2), heads), **asked)
+    fast = answered(replies(), **asked)
+    assert intended(slow) == pytest.approx(intended(fast), abs=1e-9)
+    assert abs(len(slow.outcome) - 300) < 4 * math.sqrt(300)  # Poisson
+    assert len(heads) >= len(slow.outcome) == len(slow.late_s)
+    assert set(slow.outcome) == {"ok"}
+    assert all_near(slow.latency_s, 0.2)
+    assert (slow.opened, slow.closed) == (START_S + 0.1, START_S + 2.1)
 
 
-def test_open_loop_counts_what_it_could_not_get_through():
-    load = loaded("http://127.0.0.1:9/", rate=50)
-    assert set(load.outcome) == {"connection_error"}
-    assert len(load.outcome) > 10
+def test_open_loop_latency_is_service_time_and_the_lateness_of_sending(monkeypatch):
+    monkeypatch.setattr(open_loop, "MOST_CONNECTIONS", 2)
+    result = answered(replies(delay_s=0.1), rate=30, duration_s=2.0)
+    assert all_near(result.service_s, 0.1)
+    assert max(result.late_s) > 0.2
+    expected = sum(result.service_s) + sum(result.late_s)
+    assert sum(result.latency_s) == pytest.approx(expected)
 
 
-def chunk(data: bytes) -> bytes:
-    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
-
-
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+def test_open_loop_counts_what_it_could_not_send_in_time(monkeypatch):
+    monkeypatch.setattr(open_loop, "MOST_CONNECTIONS", 1)
+    asked = {"rate": 50, "duration_s": 1.0, "timeout_s": 2.0}
+    offered = len(answered(replies(), **asked).outcome)
+    result = answered(replies(delay_s=0.5), **asked)
+    assert len(result.outcome) == offered
+    assert set(result.outcome) == {"ok", "timeout"}
+    assert result.outcome.count("ok") <= job(**asked).limit_s / 0.5
 
 
 def streaming(end: bytes = b"data: [DONE]\n\n"):
-    """A comment at once, the first output after 60 ms, in two halves, two more every 30 ms, the rest together."""
+    """The first output after 60 ms, in two parts; two more every 30 ms, two more with the end."""
 
     async def script(_, writer):
         writer.write(STREAM_HEAD + chunk(b": hello\n\ndata: start\n\n"))
-        await asyncio.sleep(0.06)
-        writer.write(chunk(b"data: to"))
-        for part in (b"ken\n\n", b"data: token\n\n", b"data: token\n\n"):
+        await asyncio.sleep(0.05)
+        writer.write(chunk(b"data: wo"))
+        await asyncio.sleep(0.01)
+        for part in (b"rd\n\n", b"data: word\n\n", b"data: word\n\n"):
             writer.write(chunk(part))
             await writer.drain()
             await asyncio.sleep(0.03)
-        writer.write(chunk(b"data: token\n\ndata: token\n\n" + end) + b"0\r\n\r\n")
+        writer.write(chunk(b"data: word\n\ndata: word\n\n" + end) + chunk(b""))
 
     return script
 
 
+def is_word(event: bytes) -> bool:
+    return event == b"word"
+
+
 def test_outputs_of_a_stream_are_timed_when_their_last_byte_arrives():
-    with scripted_server(streaming()) as (url, _):
-        load = loaded(url, concurrency=2, carries_output=lambda event: event == b"token")
-    assert set(load.outcome) == {"ok"}
-    assert 0.06 <= min(load.first_s) <= sorted(load.first_s)[len(load.first_s) // 2] < 0.08
-    for first, gaps, latency in zip(load.first_s, load.gaps_s, load.latency_s, strict=True):
-        assert len(gaps) == 4
-        assert sum(gaps) + first <= latency
-    middle = [sorted(column)[len(column) // 2] for column in zip(*load.gaps_s, strict=True)]
-    assert [round(gap, 2) for gap in middle] == [0.03, 0.03, 0.03, 0.0]
+    result = answered(streaming(), concurrency=2, carries_output=is_word)
+    assert set(result.outcome) == {"ok"}
+    assert all_near(result.first_output_s, 0.06)
+    assert all_near(result.latency_s, 0.15)
+    for gaps in result.output_gaps_s:
+        assert gaps == pytest.approx([0.03, 0.03, 0.03, 0.0], abs=PRECISE)
 
 
-def test_a_stream_that_breaks_off_is_no_right_answer_even_with_a_200():
-    with scripted_server(streaming(end=b"")) as (url, _):
-        load = loaded(
-            url, carries_output=lambda event: event == b"token", check=lambda body, _: (b"DONE" in body, None)
-        )
-    assert set(load.outcome) == {"wrong_answer"}
-    assert load.requests_per_second == 0
-    assert set(load.quality) == {None}
+def test_a_stream_that_breaks_off_is_no_correct_answer_even_with_a_200():
+    result = answered(
+        streaming(end=b""), carries_output=is_word, check=lambda body, _: (b"DONE" in body, None)
+    )
+    assert set(result.outcome) == {"wrong_answer"}
+    assert result.requests_per_second == 0
+    assert set(result.quality) == {None}
+
+
+def test_a_stream_without_output_has_no_first_output():
+    result = answered(streaming(), carries_output=lambda event: False)
+    assert set(result.first_output_s) == {None}
+    assert result.output_gaps_s == [[]] * len(result.outcome)
 
 
 def test_inputs_rotate_in_an_order_fixed_by_the_seed():
-    with scripted_server(replies()) as (url, _):
-        seen = []
-        for _ in range(2):
-            order = []
-            loaded(url, check=lambda body, index, order=order: (order.append(index) or True, 1.0))
-            seen.append(order[:50])
-    assert set(seen[0]) == {0, 1}
-    assert seen[0][0:2] == seen[0][2:4]
-    orders = [list(islice(shuffled_cycle(50, seed), 100)) for seed in (1, 1, 2)]
-    assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[0][:50]) == list(range(50))
+    orders = []
+    for _ in range(2):
+        order = []
+        answered(replies(), check=lambda _, index, order=order: (order.append(index) or True, 1.0))
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert set(orders[0]) == {0, 1}
+    assert orders[0][0:2] == orders[0][2:4]
+    cycles = [list(islice(shuffled_cycle(50, seed), 100)) for seed in (1, 1, 2)]
+    assert cycles[0] == cycles[1] != cycles[2]
+    assert sorted(cycles[0][:50]) == list(range(50))
+    assert cycles[0][:50] == cycles[0][50:]
+
+
+def test_the_report_says_what_was_measured():
+    summary = report(answered(replies(), duration_s=4.0))
+    assert summary["latency_ms"] == pytest.approx(
+        dict.fromkeys(["mean", "p50", "p90", "p95", "p99"], 5.0), abs=0.1
+    )
+    assert summary["requests"]["ok"] == summary["requests"]["sent"]
+    assert summary["client"]["mean_send_delay_ms"] is None
+    assert text(summary).startswith("200.0 requests/s\nlatency in ms: mean 5.00, p50 5.00")
+    assert report(answered(replies(), rate=50))["client"]["mean_send_delay_ms"] < 0.1
+
+
+# Over real sockets: what virtual time cannot show.
+
+
+@pytest.mark.parametrize("offered", [{"concurrency": 3}, {"rate": 100.0}], ids=str)
+def test_answers_over_a_real_socket_are_counted_and_timed(offered):
+    with scripted_server(replies(delay_s=0.02)) as (url, _):
+        result = run_job(job(url, **offered))
+    assert set(result.outcome) == {"ok"}
+    assert min(result.service_s) >= 0.02
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"), [(OK_REPLY[:-3], "connection_error"), (CLOSING_REPLY, "ok")]
+)
+def test_a_real_socket_that_closes_after_each_answer(reply, outcome):
+    with scripted_server(broken(reply)) as (url, _):
+        result = run_job(job(url))
+    assert set(result.outcome) == {outcome}
+
+
+@pytest.mark.parametrize("offered", [{"concurrency": 1}, {"rate": 50.0}], ids=str)
+def test_nobody_listening_is_a_connection_error(offered):
+    assert set(run_job(job(NOBODY, **offered)).outcome) == {"connection_error"}
 
 
 def test_the_client_costs_a_fraction_of_a_general_one():
-    with responder(b'{"a": 1}') as url:
-        load = loaded(url, concurrency=64, duration_s=1.0)
-        ours = load.client_cpu_s / len(load.ended)
+    with echo_server(b'{"a": 1}') as url:
+        result = run_job(job(url, concurrency=64, duration_s=1.0))
+        ours = result.client_cpu_s / len(result.ended)
         with requests.Session() as session:
             began = time.process_time()
             for _ in range(300):
@@ -301,20 +482,51 @@ def test_the_client_costs_a_fraction_of_a_general_one():
     assert ours < general / 4
 
 
+def end_process(body: bytes, index: int) -> tuple[bool, float]:
+    """A check that no process survives."""
+    os._exit(7)
+
+
+def test_a_load_process_runs_job_after_job_and_tells_when_each_is_warm():
+    with echo_server(b'{"a": 1}') as url, load_process() as run:
+        for _ in range(2):
+            warm_at = []
+            result = run(job(url), lambda at=warm_at: at.append(time.monotonic()))
+            assert set(result.outcome) == {"ok"}
+            assert len(warm_at) == 1
+            assert warm_at[0] >= result.opened  # one clock for all processes
+
+
+def test_what_fails_once_warm_is_raised_and_the_next_job_gets_its_own_result():
+    with echo_server(b'{"a": 1}') as url, load_process() as run:
+        with pytest.raises(ZeroDivisionError):
+            run(job(url), lambda: 1 / 0)
+        began = time.monotonic()
+        assert run(job(url)).opened > began
+
+
+def test_a_load_process_that_dies_is_noticed():
+    with echo_server(b'{"a": 1}') as url, load_process() as run, pytest.raises(ProcessDiedError):
+        run(job(url, check=end_process))
+
+
+def command(url: str, body, *options: str) -> list:
+    return [sys.executable, "-m", "harness.load", url, "--body", body, *options]
+
+
 def test_the_command_line_prints_one_json_object(tmp_path):
     (tmp_path / "body.json").write_text('{"x": 1}')
     with scripted_server(replies(delay_s=0.001)) as (url, heads):
-        command = [sys.executable, "-m", "harness.load.job", url, "--body", tmp_path / "body.json", "--duration", "0.5",
-                   "--concurrency", "2", "--json"]  # fmt: skip
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        options = "--duration", "0.5", "--concurrency", "2", "--json"
+        asked = command(url, tmp_path / "body.json", *options)
+        printed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     summary = json.loads(printed)
     assert set(summary) == {"requests_per_second", "latency_ms", "requests", "client"}
-    assert summary["requests"]["ok"] == summary["requests"]["sent"] > 50
+    assert summary["requests"]["ok"] == summary["requests"]["sent"] > 10
     assert b"POST /predict HTTP/1.1" in heads[0]
 
 
 def test_the_command_line_fails_when_requests_fail(tmp_path):
     (tmp_path / "body.json").write_text("{}")
-    command = [sys.executable, "-m", "harness.load.job", "http://127.0.0.1:9/", "--body", tmp_path / "body.json",
-               "--duration", "0.2"]  # fmt: skip
-    assert subprocess.run(command, capture_output=True).returncode == 1
+    asked = command(NOBODY, tmp_path / "body.json", "--duration", "0.2")
+    assert subprocess.run(asked, capture_output=True).returncode == 1

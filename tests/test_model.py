@@ -24,10 +24,11 @@ def test_the_bundled_digits_are_many_deterministic_and_of_both_kinds():
 
 
 @pytest.mark.parametrize("size", [28, 200])
-def test_the_model_gets_97_percent_of_the_bundled_digits_right(size):
+def test_the_model_labels_97_percent_of_the_bundled_digits_correctly(size):
     files, labels = zip(*sample_files(size=size), strict=True)
-    right = sum(answer == label for answer, label in zip(answers(list(files)), labels, strict=True))
-    assert right >= 0.97 * len(files)
+    pairs = zip(answers(list(files)), labels, strict=True)
+    correct = sum(answer == label for answer, label in pairs)
+    assert correct >= 0.97 * len(files)
 
 
 def test_the_record_beside_the_checkpoint_says_what_it_was_trained_on():
@@ -37,7 +38,8 @@ def test_the_record_beside_the_checkpoint_says_what_it_was_trained_on():
 
 
 def test_the_network_is_784_512_512_10():
-    shapes = [tuple(weights.shape) for name, weights in load_model().named_parameters() if name.endswith("weight")]
+    parameters = load_model().named_parameters()
+    shapes = [tuple(weights.shape) for name, weights in parameters if name.endswith("weight")]
     assert shapes == [(512, 784), (512, 512), (10, 512)]
 
 

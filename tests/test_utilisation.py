@@ -86,8 +86,8 @@ def test_a_remote_server_has_no_cpu_here():
 
 def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
     readings = [GpuReading(40.0, 10, 100.0, 5.0), GpuReading(60.0, 30, None, 9.0)]
-    found = gpu_usage(readings)
-    assert found == {"gpu_percent": 50.0, "gpu_memory_bytes": 30, "gpu_power_w": 100.0}
+    usage = gpu_usage(readings)
+    assert usage == {"gpu_percent": 50.0, "gpu_memory_bytes": 30, "gpu_power_w": 100.0}
     assert set(gpu_usage([]).values()) == {None}
 
 

@@ -6,42 +6,54 @@ python -m pytest -m slow -s tests/test_verdicts_hold.py       # about eight minu
 import pytest
 from rich.console import Console
 
-from harness.measure.epochs import Campaign, run
+from harness import run as running
 from harness.results.run import Results
-from harness.suite import Variant
-from tests.test_campaign import Numbers, in_the_projects_root, options, suite  # noqa: F401 - the fixture
+from tests.numbers.suite import suite
+from tests.test_runs import _in_the_projects_root, options  # noqa: F401 - the fixture
 
-LEVELS = [1, 2, 4, 8]
-ROUNDS = 5
+LOADS = [1, 2, 4, 8]
+EPOCHS = 5
 
 
-def compared(tmp_path, monkeypatch, script: str, copies: int, levels: list[int]) -> Results:
+def compared(tmp_path, monkeypatch, script: str, copies: int, loads: list[int]) -> Results:
     """A run in which the paced baseline meets so many copies of another server."""
     names = [f"{script}_{number}" for number in range(copies)]
-    numbers: Numbers = suite("paced")
-    numbers.variants += [Variant(name, "paced") for name in names]
-    own = Campaign.script_of
-    monkeypatch.setattr(Campaign, "script_of", lambda self, name: script if name in names else own(self, name))
-    wanted = options(tmp_path, variants=["paced", *names], concurrency=levels, rounds=ROUNDS, duration=1.0, warmup=0.2)
-    return run(numbers, wanted, Console())
+    servers = running.servers
+
+    def with_copies(*arguments):
+        specs = servers(*arguments)
+        module = specs[0].module.replace("paced", script)
+        return [spec._replace(module=module) if spec.name in names else spec for spec in specs]
+
+    monkeypatch.setattr(running, "servers", with_copies)
+    wanted = options(
+        tmp_path,
+        variants=["paced", *names],
+        concurrency=loads,
+        epochs=EPOCHS,
+        duration=1.0,
+        warmup=0.2,
+    )
+    return running.run(suite("paced", *names), wanted, Console())
 
 
-def told(results: Results) -> list[str]:
+def words(results: Results) -> list[str]:
+    """The verdicts' words; prints what they are."""
     for verdict in results.verdicts:
-        print(f"{verdict.variant} at {verdict.level}: {verdict.text}")
-    print("noise floor:", {level: round(floor, 2) for level, floor in results.noise_floor_percent.items()})
-    return [verdict.verdict for verdict in results.verdicts]
+        print(f"{verdict.variant} at {verdict.load}: {verdict.comparison.text}")
+    print("noise floor:", results.noise_floor_percent)
+    return [verdict.comparison.verdict for verdict in results.verdicts]
 
 
 @pytest.mark.slow
 def test_of_twenty_comparisons_of_equals_at_most_one_names_a_winner(tmp_path, monkeypatch):
-    found = told(compared(tmp_path, monkeypatch, "paced", copies=5, levels=LEVELS))
-    assert len(found) == 20
-    assert sum(verdict in ("faster", "slower") for verdict in found) <= 1
+    verdicts = words(compared(tmp_path, monkeypatch, "paced", copies=5, loads=LOADS))
+    assert len(verdicts) == 20
+    assert sum(verdict in ("faster", "slower") for verdict in verdicts) <= 1
 
 
 @pytest.mark.slow
 def test_a_loss_of_fifteen_percent_is_seen_in_nine_of_ten_comparisons(tmp_path, monkeypatch):
-    found = told(compared(tmp_path, monkeypatch, "slowed", copies=5, levels=LEVELS[:2]))
-    assert len(found) == 10
-    assert found.count("slower") >= 9
+    verdicts = words(compared(tmp_path, monkeypatch, "slowed", copies=5, loads=LOADS[:2]))
+    assert len(verdicts) == 10
+    assert verdicts.count("slower") >= 9

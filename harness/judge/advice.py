@@ -45,7 +45,7 @@ def crossover(name: str, baseline: str, loads: list[str], by_load: ByLoad) -> st
 
 
 def best(baseline: str, load: str, by_variant: dict[str, ByLoad]) -> str:
-    """What to use at one load: the fastest of those that are faster, and whose interval reaches it."""
+    """What to use at one load: the fastest of those that are faster, and who may equal it."""
     here = {name: by_load[load] for name, by_load in by_variant.items() if load in by_load}
     winners = {name: each for name, each in here.items() if each.verdict == "faster"}
     unsure = [n for n, each in here.items() if each.verdict == NOT_ENOUGH and each.percent > 0]

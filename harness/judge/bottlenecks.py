@@ -1,11 +1,11 @@
-"""Why: what keeps a variant from being faster, and what a change saved and cost in a mean request."""
+"""Why: what keeps a variant from being faster; what a change saved and cost in a mean request."""
 
 from typing import NamedTuple
 
 from harness.measure.utilisation import ROLES, WORKERS
 from harness.results.breakdown import OUTSIDE_WORKER
-from harness.results.run import Results, VariantResult
 from harness.results.rows import Row
+from harness.results.run import Results, VariantResult
 
 ROLE_NAMES = {
     "http": "its HTTP process",
@@ -18,7 +18,7 @@ WORTH_TELLING = 0.1  # of the sum of all differences
 
 
 class Step(NamedTuple):
-    """A variant and the one it builds on, at the highest load at which both breakdowns are known."""
+    """A variant and the one it builds on, at the highest load with both breakdowns known."""
 
     variant: str
     against: str

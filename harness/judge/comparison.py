@@ -92,7 +92,9 @@ def compared_pair(
     variant: str, before: Row, now: Row, floor_percent: float, threshold_percent: float
 ) -> RowPair:
     """One row; not counted where requests failed, and a regression where they fail only now."""
-    failed_before, failed_now = (sum(row.requests[kind] for kind in FAILURES) for row in (before, now))
+    failed_before, failed_now = (
+        sum(row.requests[kind] for kind in FAILURES) for row in (before, now)
+    )
     if failed_before or failed_now:
         text = f"not counted: {failed_before} requests failed before, {failed_now} now"
         regression = bool(failed_now and not failed_before)

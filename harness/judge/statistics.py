@@ -30,7 +30,9 @@ def compared(
         return not_enough("at least one more epoch", percent, len(ratios))
     ci95 = in_percent(interval[0]), in_percent(interval[1])
     more = epochs_needed(ratios) - len(ratios)
-    return judged(percent, ci95, len(ratios), noise_floor_percent, f"about {max(1, more)} more epochs")
+    return judged(
+        percent, ci95, len(ratios), noise_floor_percent, f"about {max(1, more)} more epochs"
+    )
 
 
 def compared_unpaired(
@@ -95,6 +97,8 @@ def epochs_needed(ratios: Sequence[float]) -> int:
 
 
 def noise_floor(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """What the same server differs by between launches, percent: root mean square of A/A log ratios."""
+    """What the same server differs by between launches, percent: root mean square of A/A log
+    ratios.
+    """
     ratios = [math.log(a / b) for a, b in zip(first, second, strict=True) if a > 0 and b > 0]
     return in_percent(float(numpy.sqrt(numpy.mean(numpy.square(ratios))))) if ratios else None

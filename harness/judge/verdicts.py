@@ -1,9 +1,10 @@
-"""From the records of all servers to noise floors and verdicts: who is compared with whom, by epoch."""
+"""From the records of all servers to noise floors and verdicts: who is compared with whom, by
+epoch.
+"""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-
-from scipy.stats import gmean
 
 from harness.judge.statistics import compared, noise_floor
 from harness.measure.window import Record
@@ -37,7 +38,9 @@ def verdicts(
         if records_of(name) and records_of(against)
     ]
     return [
-        Verdict(name, against, load, comparison(records_of(name), records_of(against), load, floors))
+        Verdict(
+            name, against, load, comparison(records_of(name), records_of(against), load, floors)
+        )
         for name, against in pairs
         for load in loads
     ]
@@ -69,4 +72,4 @@ def rates_by_epoch(records: list[Record], load: str) -> dict[int, float]:
     for record in records:
         for epoch, rate in record.rates(load).items():
             rates[epoch].append(rate)
-    return {epoch: float(gmean(each)) for epoch, each in rates.items()}
+    return {epoch: math.prod(each) ** (1 / len(each)) for epoch, each in rates.items()}

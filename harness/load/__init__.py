@@ -1,1 +1,3 @@
-"""The load generator: jobs, loops, connections, server-sent events, the echo server that tells its ceiling."""
+"""The load generator: jobs, loops, connections, server-sent events, the echo server that tells its
+ceiling.
+"""

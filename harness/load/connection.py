@@ -1,29 +1,70 @@
-"""The load generator's connection: one request in flight, an answer kept and not looked at until the load is over."""
+"""One connection of the load generator: one request at a time, its answer kept for later."""
 
 import asyncio
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import httptools
 
 from harness.load.job import CONNECTION_ERROR, HTTP_ERROR, OK
 
-if TYPE_CHECKING:
-    from harness.load.loops import Run
+
+class Answer(NamedTuple):
+    """How one request ended.
+
+    Attributes:
+        ended, intended, sent: moments, seconds on the owner's clock.
+        outcome, status: one of OUTCOMES; the HTTP status, 0 without one.
+        index: of the request's body.
+        body: of the answer.
+        arrivals: (bytes so far, moment) of each part of the body, if it streams.
+    """
+
+    ended: float
+    intended: float
+    sent: float
+    outcome: str
+    status: int = 0
+    index: int = 0
+    body: bytes = b""
+    arrivals: Sequence[tuple[int, float]] = ()
+
+
+class Owner(Protocol):
+    """What a connection needs of the loop it works for.
+
+    Attributes:
+        wire: the requests, as `wire_format` makes them.
+        clock: the moment it is, seconds.
+        unix_s: what turns such a moment into Unix time.
+    """
+
+    wire: list[tuple[bytes, bytes]]
+    clock: Callable[[], float]
+    unix_s: float
+
+    def ended(self, answer: Answer) -> None:
+        """A request has ended."""
+
+    def ready(self, connection: "Connection", now: float) -> None:
+        """The connection can carry a request."""
+
+    def lost(self, connection: "Connection") -> None:
+        """The connection is gone."""
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request in flight.
+    """One keep-alive connection with at most one request at a time.
 
-    Every line between an answer and the next request is paid for by the server, which shares the machine: answers are
-    only kept here, and judged after the window (Run.judged).
+    Every line between an answer and the next request is paid for by the server, which shares the
+    machine: answers are only kept here, and checked after the window (harness.load.run).
     """
 
-    def __init__(self, run: "Run") -> None:
-        self.run = run
+    def __init__(self, owner: Owner) -> None:
+        self.owner, self.clock = owner, owner.clock
         self.transport: asyncio.Transport | None = None
-        self.index: int | None = None  # of the request in flight
+        self.index: int | None = None  # of the request that waits for its answer
         self.complete = False
         self.parts: list[bytes] = []
         self.parser = httptools.HttpResponseParser(self)
@@ -37,12 +78,13 @@ class Connection(asyncio.Protocol):
     def send(self, index: int, intended: float, sent: float) -> None:
         """Send the request `index`, which was due at `intended`."""
         self.index, self.intended, self.sent = index, intended, sent
-        head, rest = self.run.wire[index]
-        self.transport.writelines((b"%bX-Request-Start: t=%.6f\r\n\r\n" % (head, intended + self.run.unix_s), rest))
+        head, body = self.owner.wire[index]
+        due = intended + self.owner.unix_s
+        self.transport.writelines((b"%bX-Request-Start: t=%.6f\r\n\r\n" % (head, due), body))
 
     def data_received(self, data: bytes) -> None:
         if self.index is None:
-            self.transport.abort()  # nobody asked: what follows on this connection could not be told apart
+            self.transport.abort()  # nobody asked: what follows here could not be told apart
             return
         try:
             self.parser.feed_data(data)
@@ -54,45 +96,49 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:  # called by the parser
         self.complete = True
-        self.keep_alive = self.parser.should_keep_alive()  # known only here: the parser forgets it afterwards
+        self.keep_alive = self.parser.should_keep_alive()  # the parser forgets it afterwards
 
     def answered(self) -> None:
-        """A complete answer is there: keep it, and use the connection again if the server allows."""
-        now = time.monotonic()
+        """A complete answer is there: keep it; use the connection again if the server allows."""
+        now = self.clock()
         status = self.parser.get_status_code()
-        answer = Answer(now, self.intended, self.sent, OK if status == 200 else HTTP_ERROR, status, self.index,
-                        self.parts[0] if len(self.parts) == 1 else b"".join(self.parts), self.arrivals())  # fmt: skip
+        outcome = OK if status == 200 else HTTP_ERROR
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        answer = Answer(
+            now, self.intended, self.sent, outcome, status, self.index, body, self.arrivals()
+        )
         self.parts.clear()
         self.index, self.complete = None, False
-        self.run.ended(answer)
+        self.owner.ended(answer)
         if not self.keep_alive:
             self.transport.abort()
         elif self.transport is not None:
-            self.run.ready(self, now)
+            self.owner.ready(self, now)
 
-    def arrivals(self) -> list[tuple[int, float]]:
+    def arrivals(self) -> Sequence[tuple[int, float]]:
         """When the parts of the answer arrived; not kept where nobody asks."""
-        return []
+        return ()
 
     def fail(self, outcome: str) -> None:
-        """Report the request in flight, if there is one, as failed, and give the connection up."""
+        """Report the request that waits, if there is one, as failed; give the connection up."""
         if self.index is not None:
-            self.run.ended(Answer(time.monotonic(), self.intended, self.sent, outcome, 0, self.index, b"", []))
+            answer = Answer(self.clock(), self.intended, self.sent, outcome, index=self.index)
             self.index = None
+            self.owner.ended(answer)
         if self.transport:
             self.transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
         self.transport = None
         self.fail(CONNECTION_ERROR)
-        self.run.lost(self)
+        self.owner.lost(self)
 
 
 class StreamConnection(Connection):
     """A connection that also notes when each part of an answer arrived."""
 
-    def __init__(self, run: "Run") -> None:
-        super().__init__(run)
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(owner)
         self.received: list[tuple[int, float]] = []
 
     def send(self, index: int, intended: float, sent: float) -> None:
@@ -102,31 +148,10 @@ class StreamConnection(Connection):
     def on_body(self, part: bytes) -> None:  # called by the parser
         self.parts.append(part)
         self.size += len(part)
-        self.received.append((self.size, time.monotonic()))
+        self.received.append((self.size, self.clock()))
 
-    def arrivals(self) -> list[tuple[int, float]]:
+    def arrivals(self) -> Sequence[tuple[int, float]]:
         return self.received
-
-
-class Answer(NamedTuple):
-    """How one request ended.
-
-    Attributes:
-        ended, intended, sent: moments, monotonic seconds.
-        outcome, status: one of OUTCOMES; the HTTP status, 0 without one.
-        index: of the request.
-        body: of the answer.
-        arrivals: (bytes so far, moment) of each part of the body, if it streams.
-    """
-
-    ended: float
-    intended: float
-    sent: float
-    outcome: str
-    status: int
-    index: int
-    body: bytes
-    arrivals: list[tuple[int, float]]
 
 
 def wire_format(url: str, body: bytes) -> tuple[bytes, bytes]:

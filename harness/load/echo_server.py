@@ -1,16 +1,21 @@
-"""A server that answers at once without looking: what the client could measure at most, on this machine, today."""
+"""The echo server: answers at once without looking, and so tells the ceiling of the client."""
 
 import asyncio
-import multiprocessing
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 
 import httptools
 
+from harness.load.run import new_event_loop
+from harness.process.module_process import ModuleProcess
 
-class Responder(asyncio.Protocol):
-    """Answers every complete request with the same JSON document."""
+HOST = "127.0.0.1"
+
+
+class EchoConnection(asyncio.Protocol):
+    """Answers every complete request with the same bytes."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -22,35 +27,34 @@ class Responder(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
-    def on_message_complete(self) -> None:
+    def on_message_complete(self) -> None:  # called by the parser
         self.transport.write(self.answer)
 
 
-def respond(document: bytes, port: Connection) -> None:
-    """Answer with `document` until the process is ended; tell the port through the pipe."""
-    from uvloop import new_event_loop
-
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(document)}\r\n\r\n"
+def start_answering(document: bytes) -> int:
+    """Answer with this JSON document until the process ends, on a thread; returns the port."""
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(document)}\r\n\r\n"
+    )
+    listener = socket.create_server((HOST, 0))
 
     async def listen() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Responder(head.encode() + document), "127.0.0.1", 0)
-        port.send(server.sockets[0].getsockname()[1])
+        answer = head.encode() + document
+        server = await loop.create_server(lambda: EchoConnection(answer), sock=listener)
         await server.serve_forever()
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(listen())
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(listen())
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener.getsockname()[1]
 
 
 @contextmanager
-def responder(document: bytes) -> Iterator[str]:
-    """Run a responder in a process of its own; yields its URL."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=respond, args=(document, theirs), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        process.terminate()
-        process.join()
+def echo_server(document: bytes) -> Iterator[str]:
+    """Run an echo server in a process of its own; yields its URL."""
+    with ModuleProcess("harness.load.echo_server") as process:
+        yield f"http://{HOST}:{process('start_answering', document)}"

@@ -1,7 +1,8 @@
 """Capacity under an SLO: the highest offered rate at which p99 of the latency stays within it.
 
-Bracketing by steps, then bisecting. One window decides nothing on a noisy machine: at every rate, two of up to three
-windows have to agree. Latency counts from the moment a request was due (open loop, Poisson arrivals).
+Bracketing by steps, then bisecting. One window decides nothing on a noisy machine: at every rate,
+two of up to three windows have to agree. Latency counts from the moment a request was due (open
+loop, Poisson arrivals).
 """
 
 import itertools
@@ -10,14 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from harness.process.launch import ServerFailedError
 from harness.load.job import OK, Job, LoadResult
 from harness.load.latency import latency_ms, request_counts, requests_needed
+from harness.process.launch import ServerFailedError
 
 STEP = 1.4  # from rate to rate, until one has held and one has not
 RESOLUTION = 1.05  # the lowest rate that failed over the highest that held, at the end
 MARGIN = 1.15  # Poisson arrivals bring fewer requests than expected in every other window
-SLOS = 30  # a window is as many times longer than the SLO: a backlog that grows by 5 % has to show in it
+SLOS = 30  # a window is as many SLOs long: a backlog that grows by 5 % has to show in it
 TIME_LIMIT_S = 240
 FIRST_GUESS = 0.7  # of what is answered at this concurrency:
 FIRST_CONCURRENCY = 32
@@ -71,15 +72,21 @@ def capacity(job: Job, run_load: Callable[[Job], LoadResult], slo_p99_ms: float)
     Raises ServerFailedError if nothing is answered correctly.
     """
     began, seeds = time.monotonic(), itertools.count(job.seed)
-    patience_s = max(1.0, 4 * slo_p99_ms / 1000)  # to wait longer would only delay the verdict on a rate
+    patience_s = max(
+        1.0, 4 * slo_p99_ms / 1000
+    )  # to wait longer would only delay the verdict on a rate
 
     least_s = max(job.duration_s, SLOS * slo_p99_ms / 1000)
 
     def offered(rate: float) -> LoadResult:
         duration_s = window_s(rate, least_s)
-        load = run_load(replace(job, rate=rate, duration_s=duration_s, timeout_s=patience_s, seed=next(seeds)))
+        load = run_load(
+            replace(job, rate=rate, duration_s=duration_s, timeout_s=patience_s, seed=next(seeds))
+        )
         # a lone request comes through once the server is done with what the window has left behind
-        lone = run_load(replace(job, rate=None, concurrency=1, duration_s=0.01, warmup_s=0.0, min_requests=1))
+        lone = run_load(
+            replace(job, rate=None, concurrency=1, duration_s=0.01, warmup_s=0.0, min_requests=1)
+        )
         if not lone.correct_in_window:
             raise ServerFailedError(f"no correct answer after {rate:.0f} requests/s were offered")
         return load
@@ -115,7 +122,7 @@ def searched(
     windows: list[CapacityWindow] = []
 
     def holds(rate: float) -> bool | None:
-        """Whether two windows held it, or two did not; None if there is no time for another window."""
+        """Whether two windows held it, or two did not; None if there is no time for one more."""
         found: list[bool] = []
         while found.count(True) < 2 and found.count(False) < 2:
             if elapsed_s() + window_s(rate, least_s) > TIME_LIMIT_S:
@@ -142,7 +149,9 @@ def next_rate(held: float | None, failed: float | None) -> float:
 
 
 def judged(rate: float, load: LoadResult, slo_p99_ms: float) -> CapacityWindow:
-    """Whether one window kept the SLO: every request answered correctly, and enough of them, fast enough."""
+    """Whether one window kept the SLO: every request answered correctly, and enough of them, fast
+    enough.
+    """
     latency = latency_ms(load.correct_latency_s)
     within = latency["p99"] is not None and latency["p99"] <= slo_p99_ms
     return CapacityWindow(rate, request_counts(load), latency, within and set(load.outcome) == {OK})

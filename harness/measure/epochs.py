@@ -121,7 +121,7 @@ class Campaign:
         self.client_ceilings: dict[OfferedLoad, float] = {}
 
     def measure(self, save: Callable[[], None]) -> None:
-        """All launches, the no-op servers after each epoch, then the searches; `save` after each."""
+        """All launches, no-op servers after each epoch, then the searches; `save` after each."""
         self.measure_client()
         for epoch, servers in enumerate(self.plan.order()):
             for spec in servers:
@@ -137,7 +137,7 @@ class Campaign:
             save()
 
     def measure_client(self) -> None:
-        """What this client can measure at most: the same requests to a server that answers at once."""
+        """What this client can measure at most: the same requests to the echo server."""
         with echo_server(self.plan.sample_answer) as url:
             for offered in self.plan.loads:
                 job = replace(

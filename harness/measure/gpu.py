@@ -1,4 +1,6 @@
-"""GPU readings: through NVML where it loads, through GPUtil where only nvidia-smi is there, else none."""
+"""GPU readings: through NVML where it loads, through GPUtil where only nvidia-smi is there, else
+none.
+"""
 
 import contextlib
 import math
@@ -14,7 +16,8 @@ class GpuReading:
     """One look at the first GPU; None where the driver does not tell.
 
     Attributes:
-        percent: share of the driver's last sampling period (1/6 to 1 s) in which any kernel ran: not how full it was.
+        percent: share of the driver's last sampling period (1/6 to 1 s) in which any kernel ran:
+            not how full it was.
         memory_bytes: memory in use, by everybody.
         power_w: power drawn.
         energy_j: energy drawn since the driver was loaded.
@@ -39,14 +42,19 @@ class NvmlReader:
 
     def __init__(self) -> None:
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
         self.names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
         self.handle = handles[0]  # IndexError if the driver is there without a device
 
     def read(self) -> GpuReading:
         power = self.answer(pynvml.nvmlDeviceGetPowerUsage)
         energy = self.answer(pynvml.nvmlDeviceGetTotalEnergyConsumption)
-        utilisation, memory = self.answer(pynvml.nvmlDeviceGetUtilizationRates), self.answer(pynvml.nvmlDeviceGetMemoryInfo)
+        utilisation, memory = (
+            self.answer(pynvml.nvmlDeviceGetUtilizationRates),
+            self.answer(pynvml.nvmlDeviceGetMemoryInfo),
+        )
         return GpuReading(
             percent=utilisation and float(utilisation.gpu),
             memory_bytes=memory and int(memory.used),

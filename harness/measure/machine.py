@@ -16,13 +16,32 @@ PACKAGES = (
     *("accelerate", "pillow", "uvicorn", "uvloop", "httptools", "fastapi"),
 )
 
-def cpu_model() -> str | None:
-    """The processor's name as the kernel tells it."""
+# what decides how fast low precision runs on a CPU: two processors of one name may differ in them
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+)
+
+
+def cpu_field(name: str) -> str | None:
+    """What the kernel says of the first processor under that name."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or None
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return None
+
+
+def instruction_sets() -> list[str] | None:
+    """Which of INSTRUCTION_SETS the processor has; None where the kernel does not say."""
+    flags = cpu_field("flags")
+    return None if flags is None else [name for name in INSTRUCTION_SETS if name in flags.split()]
 
 
 def installed_version(package: str) -> str | None:
@@ -36,7 +55,9 @@ def git(*arguments: str) -> str | None:
     """What git prints in this project's checkout; None where there is no git or no checkout."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         root = Path(__file__).resolve().parents[2]
-        return subprocess.run(("git", *arguments), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        command = ("git", *arguments)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
     return None
 
 
@@ -44,7 +65,8 @@ def machine_record(gpus: list[str]) -> dict[str, Any]:
     """Everything about this machine that a reader needs to judge or repeat a number."""
     changed = git("status", "--porcelain", "--", "*.py", "*.toml", "*.txt", "*.pt")
     return {
-        "cpu": cpu_model(),
+        "cpu": cpu_field("model name") or platform.processor() or None,
+        "instruction_sets": instruction_sets(),
         "cores": psutil.cpu_count(),
         "usable_cores": usable_cores(),
         "cpu_quota_cores": cpu_quota(),

@@ -1,7 +1,7 @@
 """CPU by role, memory and GPU while the load runs, sampled on a thread of its own.
 
-CPU comes from the cumulative CPU seconds of processes at the edges of the measured window, not from momentary
-percentages. All CPU percentages are of one core: 200 means two cores busy.
+CPU comes from the cumulative CPU seconds of processes at the edges of the measured window, not from
+momentary percentages. All CPU percentages are of one core: 200 means two cores busy.
 """
 
 import threading
@@ -27,10 +27,12 @@ class Usage:
     Attributes:
         machine_percent: CPU busy for anybody, percent of one core.
         stolen_percent: CPU that the hypervisor gave to others, percent of one core.
-        server_percent: CPU of the server's whole process tree, percent of one core; None for a remote server.
+        server_percent: CPU of the server's whole process tree, percent of one core; None for a
+            remote server.
         role_percent: the same by role: HTTP processes, queue manager with parent, workers.
         memory_bytes: largest sampled sum of proportional set sizes of the server's processes.
-        gpu_percent, gpu_power_w: means over the window; gpu_memory_bytes: the largest; gpu_energy_j: drawn within it.
+        gpu_percent, gpu_power_w: means over the window; gpu_memory_bytes: the largest;
+            gpu_energy_j: drawn within it.
     """
 
     machine_percent: float | None
@@ -46,7 +48,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Sample:
-    """One look: monotonic time, cumulative CPU seconds by role, of the machine and stolen, memory, GPU."""
+    """One look: monotonic time, cumulative CPU seconds by role, of the machine and stolen, memory,
+    GPU.
+    """
 
     moment: float
     role_s: dict[str, float]
@@ -57,24 +61,32 @@ class Sample:
 
 
 class Sampler:
-    """Samples from `with` to its end; afterwards `usage(opened, closed)` tells about any window inside.
+    """Samples from `with` to its end; afterwards `usage(opened, closed)` tells about any window
+    inside.
 
     Args:
-        server_pid: the LitServe parent, whose whole tree counts; None to look at the machine and GPU only.
+        server_pid: the LitServe parent, whose whole tree counts; None to look at the machine and
+            GPU only.
         stats: what /stats said, for the pids of each role.
         gpu: the reader of the GPU; None without one.
     """
 
-    def __init__(self, server_pid: int | None, stats: dict[str, Any] | None, gpu: GpuReader | None) -> None:
+    def __init__(
+        self, server_pid: int | None, stats: dict[str, Any] | None, gpu: GpuReader | None
+    ) -> None:
         self.parent = psutil.Process(server_pid) if server_pid else None
         self.gpu = gpu
         stats = stats or {"http": [], "workers": []}
-        self.roles = {row["pid"]: HTTP for row in stats["http"]} | {row["pid"]: WORKERS for row in stats["workers"]}
+        self.roles = {row["pid"]: HTTP for row in stats["http"]} | {
+            row["pid"]: WORKERS for row in stats["workers"]
+        }
         self.processes: dict[int, psutil.Process] = {}
         self.cpu_s: dict[int, float] = {}
         self.samples: list[Sample] = []
         self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self.sample_until_stopped, name="utilisation", daemon=True)
+        self.thread = threading.Thread(
+            target=self.sample_until_stopped, name="utilisation", daemon=True
+        )
 
     def __enter__(self) -> "Sampler":
         self.samples.append(self.sample(memory=True))
@@ -140,13 +152,21 @@ class Sampler:
             server_percent=sum(roles.values()) if self.parent else None,
             role_percent=roles if self.parent else None,
             memory_bytes=max(memory, default=None),
-            **gpu_usage([sample.gpu for sample in self.samples if opened <= sample.moment <= closed and sample.gpu]),
+            **gpu_usage(
+                [
+                    sample.gpu
+                    for sample in self.samples
+                    if opened <= sample.moment <= closed and sample.gpu
+                ]
+            ),
             gpu_energy_j=self.energy_j(opened, closed),
         )
 
     def energy_j(self, opened: float, closed: float) -> float | None:
         """What the GPU drew between two moments, joules; None if it does not tell."""
-        metered = [sample for sample in self.samples if sample.gpu and sample.gpu.energy_j is not None]
+        metered = [
+            sample for sample in self.samples if sample.gpu and sample.gpu.energy_j is not None
+        ]
         if len(metered) < 2:  # one reading would interpolate to nothing drawn
             return None
         moments = [sample.moment for sample in metered]
@@ -169,6 +189,8 @@ def gpu_usage(readings: list[GpuReading]) -> dict[str, Any]:
 
 
 def proportional_bytes(process: psutil.Process) -> int:
-    """Memory of a process, pages it shares divided among the sharers; its private pages where that is not told."""
+    """Memory of a process, pages it shares divided among the sharers; its private pages where that
+    is not told.
+    """
     memory = process.memory_full_info()
     return getattr(memory, "pss", 0) or memory.uss

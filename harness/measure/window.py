@@ -96,7 +96,9 @@ def worker_work(before: dict[str, Any], after: dict[str, Any]) -> WorkerWork:
     return WorkerWork(
         requests=after["requests"] - before["requests"],
         batches=after["batches"] - before["batches"],
-        spent_s={stage: spent - before["spent_s"][stage] for stage, spent in after["spent_s"].items()},
+        spent_s={
+            stage: spent - before["spent_s"][stage] for stage, spent in after["spent_s"].items()
+        },
         busy_s=sum(after["busy_s"].values()) - sum(before["busy_s"].values()),
         batch_sizes={size: count for size, count in sizes.items() if count},
     )

@@ -1,4 +1,4 @@
-"""Launch a server script on a free port, prove that it is the one that answers, end its whole tree."""
+"""Launch a server script on a free port, prove that it is the one that answers, end its tree."""
 
 import contextlib
 import os

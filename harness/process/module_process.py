@@ -52,24 +52,22 @@ class ModuleProcess:
 
         Raises ProcessDiedError if the process ends meanwhile, TimeoutError if it takes too long.
         """
-        self.pipe.send((function, arguments))
-        while True:
-            ready = wait([self.pipe, self.process.sentinel], timeout_s)
-            if not ready:
-                raise TimeoutError(f"{self.module}.{function} gave no answer in {timeout_s:.0f} s")
-            try:
-                kind, value = self.pipe.recv()  # the answer, even if the process has ended since
-            except (EOFError, ConnectionError):
-                self.process.join()
-                code = self.process.exitcode
-                raise ProcessDiedError(
-                    f"{self.module}.{function}: its process ended with {code}"
-                ) from None
-            if kind == ERROR:
-                raise value
-            if kind == RESULT:
-                return value
-            on_notice()
+        call = f"{self.module}.{function}"
+        try:
+            self.pipe.send((function, arguments))
+            while True:
+                if not wait([self.pipe, self.process.sentinel], timeout_s):
+                    raise TimeoutError(f"{call} gave no answer in {timeout_s:g} s")
+                kind, value = self.pipe.recv()  # what was sent, even if the process has ended since
+                if kind == ERROR:
+                    raise value
+                if kind == RESULT:
+                    return value
+                on_notice()
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            self.process.join()
+            code = self.process.exitcode
+            raise ProcessDiedError(f"{call}: its process ended with {code}") from error
 
     def close(self) -> None:
         """End the process, whatever it is doing."""

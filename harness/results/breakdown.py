@@ -1,4 +1,6 @@
-"""The breakdown of a request: ingress, queue wait, the stages in the worker, response path, unexplained."""
+"""The breakdown of a request: ingress, queue wait, the stages in the worker, response path,
+unexplained.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +13,7 @@ OUTSIDE_WORKER = INGRESS, QUEUE_WAIT, RESPONSE_PATH, UNEXPLAINED
 
 
 class OutsideWorker(NamedTuple):
-    """Milliseconds that a mean request spends outside of the worker: to the queue, in it, and back."""
+    """Milliseconds of a mean request outside of the worker: to the queue, in it, and back."""
 
     ingress_ms: float
     queue_wait_ms: float
@@ -45,7 +47,7 @@ def breakdown_ms(
 
 
 def spent_ms(workers: list[WorkerWork]) -> dict[str, float]:
-    """Mean milliseconds of a request in LitServe's queue and in each stage; empty without requests."""
+    """Mean milliseconds of a request in the queue and in each stage; empty without requests."""
     requests = sum(worker.requests for worker in workers)
     if not requests:
         return {}

@@ -62,9 +62,7 @@ def client_bound(client: Client) -> Iterator[str]:
 def low_concurrency(offered: OfferedLoad, achieved: float | None) -> Iterator[str]:
     asked = offered.concurrency
     if asked and achieved and achieved < LEAST_CONCURRENCY * asked:
-        yield (
-            f"mean concurrency only {achieved:.1f} of {asked} (Little's law): was the client held up?"
-        )
+        yield (f"mean concurrency only {achieved:.1f} of {asked} (Little's law): client held up?")
 
 
 def late_sends(loads: list[LoadResult]) -> Iterator[str]:

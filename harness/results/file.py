@@ -1,4 +1,6 @@
-"""benchmark_results.json: written whole or not at all, read back with one clear sentence if it cannot be."""
+"""benchmark_results.json: written whole or not at all, read back with one clear sentence if it
+cannot be.
+"""
 
 import json
 import os

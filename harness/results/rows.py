@@ -36,7 +36,8 @@ class Client:
 
     Attributes:
         cpu_us_per_request: CPU of the load generator's process per request.
-        ceiling_requests_per_second: what it measures against the echo server, which answers at once.
+        ceiling_requests_per_second: what it measures against the echo server, which answers at
+            once.
         share_of_ceiling: measured rate over that ceiling; near 1 the client set the number.
         mean_send_delay_ms: open loop: how late requests were sent.
     """

@@ -1,4 +1,5 @@
-"""A whole run, as data: the documented dataclasses of benchmark_results.json; rows: harness.results.rows.
+"""A whole run, as data: the documented dataclasses of benchmark_results.json; rows:
+harness.results.rows.
 
 Units are in the names. What could not be measured is None, never 0 or -1.
 """

@@ -79,20 +79,26 @@ def t_interval(values: list[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     low, high = stats.t.interval(
-        CONFIDENCE, len(values) - 1, numpy.mean(values), stats.sem(values) or numpy.finfo(float).tiny
+        CONFIDENCE,
+        len(values) - 1,
+        numpy.mean(values),
+        stats.sem(values) or numpy.finfo(float).tiny,
     )
     return float(low), float(high)
 
 
 def mean_concurrency(loads: list[LoadResult]) -> float | None:
     """Little's law: correct answers per second times their mean latency; None without any."""
-    products = [load.requests_per_second * numpy.mean(load.correct_latency_s)
-                for load in loads if load.correct_latency_s]
+    products = [
+        load.requests_per_second * numpy.mean(load.correct_latency_s)
+        for load in loads
+        if load.correct_latency_s
+    ]
     return mean(map(float, products))
 
 
 def cpu_percent(loads: list[LoadResult], usages: list[Usage]) -> dict[str, float | None]:
-    """CPU of machine, server, client and the server's roles; percent of one core, mean of windows."""
+    """CPU of machine, server, client and the server's roles; percent of one core, mean."""
     clients = [100 * load.client_cpu_s / load.window_s for load in loads if load.window_s > 0]
     roles = [usage.role_percent for usage in usages if usage.role_percent]
     return {
@@ -126,7 +132,9 @@ def batch_sizes(workers: list[WorkerWork]) -> dict[int, int]:
 
 def worker_shares(windows: list[Window]) -> list[float]:
     """Each worker's share of the requests of its window, largest first, mean over windows."""
-    counts = [sorted((worker.requests for worker in window.workers), reverse=True) for window in windows]
+    counts = [
+        sorted((worker.requests for worker in window.workers), reverse=True) for window in windows
+    ]
     shares = [[count / sum(each) for count in each] for each in counts if sum(each)]
     return [mean(rank) for rank in zip(*shares, strict=False)]
 

@@ -1,1 +1,1 @@
-"""Inside the server's processes: serve, instrumentation, admission control, counters, the no-op server."""
+"""Inside the server's processes: serve, instrumentation, admission control, counters, no-op."""

@@ -1,127 +1,162 @@
-"""Running totals of the workers, in memory that they write and the HTTP processes read: what /stats tells."""
+"""Running totals of workers and HTTP processes, in memory that they write and /stats reads."""
 
 import multiprocessing
 import os
-from collections.abc import Sequence
-from ctypes import Array, c_double
+from collections.abc import Mapping, Sequence
+from ctypes import Array, Structure, c_byte, c_double, c_int64, sizeof
+from functools import cache
 from typing import Any
 
-WAITING = "waiting"
-DOOR_WIDTH = 4
-FIRST_STAGE_AT = 6  # after pid, requests, rejected, batches, and twice waiting
+QUEUE_WAIT = "queue_wait"
+
+
+class HttpTotals(Structure):
+    """Of one HTTP process.
+
+    Attributes:
+        pid: 0 before it has started.
+        requests: answered to their end.
+        ingress_s: from being sent to LitServe's queue, summed over the requests.
+        after_ingress_s: from there to the end of the answer, likewise.
+    """
+
+    _fields_ = (
+        ("pid", c_int64),
+        ("requests", c_int64),
+        ("ingress_s", c_double),
+        ("after_ingress_s", c_double),
+    )
+
+
+@cache
+def worker_totals(stages: int, setup_metrics: int, max_batch_size: int) -> type[Structure]:
+    """The structure of one worker's totals, its arrays as long as the API that is served needs.
+
+    A request spends in a stage what its whole batch takes: spent_s is busy_s times the batch size.
+    """
+
+    class WorkerTotals(Structure):
+        _fields_ = (
+            ("pid", c_int64),
+            ("requests", c_int64),
+            ("rejected", c_int64),
+            ("batches", c_int64),
+            ("queue_wait_s", c_double),
+            ("busy_s", c_double * stages),
+            ("spent_s", c_double * stages),
+            ("setup_metrics", c_double * setup_metrics),
+            ("batch_sizes", c_int64 * (max_batch_size + 1)),  # how many batches of each size
+        )
+
+    return WorkerTotals
 
 
 class Counters:
-    """Running totals of every worker, in memory that the workers write and the HTTP processes read.
+    """The totals of all workers and HTTP processes of a server.
 
-    A row holds the worker's pid, requests, rejected requests, batches; for each stage the seconds the worker was busy
-    with it and the seconds requests spent in it (a request waits for its whole batch); the figures that an API tells
-    about itself after setup; and how many batches of each size were formed. A door holds an HTTP process's pid,
-    requests that passed it, and the seconds they took from being sent to the queue, and from there to their answer's
-    end. Only its own process writes a row, so no lock is needed; readers may see one batch that is not yet added to
-    all cells.
+    Each process writes its own only, so no lock is needed; readers may see one batch that is not
+    yet added to all fields.
 
     Args:
-        workers: how many rows.
+        workers, api_servers: how many there are of either kind.
         max_batch_size: the largest batch that can be formed.
-        stages: names of the stages after waiting, in order.
-        figures: names of what the API measures in setup.
-        api_servers: HTTP processes.
+        stages: names of the stages in a worker, in order.
+        setup_metrics: names of what the API measures in setup.
     """
 
     def __init__(
         self,
         workers: int,
+        api_servers: int,
         max_batch_size: int,
         stages: Sequence[str],
-        figures: Sequence[str] = (),
-        api_servers: int = 1,
+        setup_metrics: Sequence[str] = (),
     ) -> None:
+        self.stages, self.setup_metrics = tuple(stages), tuple(setup_metrics)
+        self.worker_count, self.max_batch_size = workers, max_batch_size
         context = multiprocessing.get_context("spawn")
-        self.stages, self.figures = (WAITING, *stages), tuple(figures)
-        self.figures_at = 4 + 2 * len(self.stages)
-        self.sizes_at = self.figures_at + len(self.figures)
-        self.width = self.sizes_at + max_batch_size + 1
-        self.cells: Array[c_double] = context.RawArray(c_double, workers * self.width)
-        self.doors: Array[c_double] = context.RawArray(c_double, api_servers * DOOR_WIDTH)
+        self.http = context.RawArray(HttpTotals, api_servers)
+        # Bytes: LitServe pickles this to its workers, and a class that is made here has no name
+        # by which another process could find it. Each process lays its own structure over them.
+        self.worker_bytes = context.RawArray(c_byte, workers * sizeof(self.worker_type))
 
-    def row(self, worker: int) -> "Row":
-        """The row of one worker, for that worker to write."""
-        return Row(self, worker * self.width)
+    @property
+    def worker_type(self) -> type[Structure]:
+        return worker_totals(len(self.stages), len(self.setup_metrics), self.max_batch_size)
 
-    def door(self, process: int) -> "Door":
-        """The row of one HTTP process, for that process to write."""
-        return Door(self.doors, process * DOOR_WIDTH)
+    @property
+    def workers(self) -> Array[Structure]:
+        """The shared totals of the workers."""
+        return (self.worker_type * self.worker_count).from_buffer(self.worker_bytes)
 
     def snapshot(self) -> dict[str, Any]:
-        """Per HTTP process: pid, requests, arriving_s, returning_s.
+        """What /stats tells.
 
-        Per worker: pid, requests, rejected, batches, busy_s and spent_s per stage, figures, batch_sizes.
+        Per worker: pid, requests, rejected, batches, busy_s by stage, spent_s by stage and in
+        LitServe's queue, setup_metrics by name, batch_sizes. Per HTTP process: see HttpTotals.
         """
-        doors = [self.doors[start : start + DOOR_WIDTH] for start in range(0, len(self.doors), DOOR_WIDTH)]
-        rows = [self.cells[start : start + self.width] for start in range(0, len(self.cells), self.width)]
+        http_fields = [name for name, _ in HttpTotals._fields_]
         return {
-            "http": [
-                {"pid": int(pid), "requests": int(requests), "arriving_s": arriving_s, "returning_s": returning_s}
-                for pid, requests, arriving_s, returning_s in doors
-            ],
-            "workers": [self.described(row) for row in rows],
+            "http": [{name: getattr(each, name) for name in http_fields} for each in self.http],
+            "workers": [self.described(totals) for totals in self.workers],
         }
 
-    def described(self, row: list[float]) -> dict[str, Any]:
-        pid, requests, rejected, batches = (int(cell) for cell in row[:4])
-        figures_at = self.figures_at
+    def described(self, totals: Structure) -> dict[str, Any]:
+        spent_s = dict(zip(self.stages, totals.spent_s, strict=True))
         return {
-            "pid": pid, "requests": requests, "rejected": rejected, "batches": batches,
-            "busy_s": dict(zip(self.stages, row[4:figures_at:2], strict=True)),
-            "spent_s": dict(zip(self.stages, row[5:figures_at:2], strict=True)),
-            "figures": dict(zip(self.figures, row[figures_at : self.sizes_at], strict=True)),
-            "batch_sizes": {size: int(count) for size, count in enumerate(row[self.sizes_at :]) if count},
-        }  # fmt: skip
+            "pid": totals.pid,
+            "requests": totals.requests,
+            "rejected": totals.rejected,
+            "batches": totals.batches,
+            "busy_s": dict(zip(self.stages, totals.busy_s, strict=True)),
+            "spent_s": {QUEUE_WAIT: totals.queue_wait_s} | spent_s,
+            "setup_metrics": dict(zip(self.setup_metrics, totals.setup_metrics, strict=True)),
+            "batch_sizes": {size: n for size, n in enumerate(totals.batch_sizes) if n},
+        }
 
 
-class Door:
-    """The cells of one HTTP process."""
+class HttpCounter:
+    """Adds to the totals of this HTTP process, the one of that number."""
 
-    def __init__(self, cells: "Array[c_double]", start: int) -> None:
-        self.cells = doubles(cells)[start : start + DOOR_WIDTH]
-        self.cells[0] = os.getpid()
+    def __init__(self, counters: Counters, process: int) -> None:
+        self.totals = counters.http[process]
+        self.totals.pid = os.getpid()
 
-    def passed(self, arriving_s: float, returning_s: float) -> None:
-        """Add one request: seconds from being sent to the queue, and from the queue to the end of its answer."""
-        cells = self.cells
-        cells[1] += 1
-        cells[2] += arriving_s
-        cells[3] += returning_s
+    def request_done(self, ingress_s: float, after_ingress_s: float) -> None:
+        """Add one request: seconds from being sent to the queue, and from there to its end."""
+        totals = self.totals
+        totals.requests += 1
+        totals.ingress_s += ingress_s
+        totals.after_ingress_s += after_ingress_s
 
 
-class Row:
-    """The cells of one worker."""
+class WorkerCounter:
+    """Adds to the totals of this worker, the one of that number."""
 
-    def __init__(self, counters: Counters, start: int) -> None:
-        self.cells = doubles(counters.cells)[start : start + counters.width]
-        self.cells[0] = os.getpid()
-        self.counters = counters
+    def __init__(self, counters: Counters, worker: int) -> None:
+        self.totals = counters.workers[worker]
+        self.totals.pid = os.getpid()
+        self.names = counters.setup_metrics
+        # Views: every access to a structure's array makes a new object, and batches are many.
+        self.busy_s, self.spent_s = self.totals.busy_s, self.totals.spent_s
+        self.batch_sizes = self.totals.batch_sizes
 
-    def set_up(self, figures: dict[str, float]) -> None:
+    def set_up(self, metrics: Mapping[str, float]) -> None:
         """Note what the API has measured in setup."""
-        for at, name in enumerate(self.counters.figures, start=self.counters.figures_at):
-            self.cells[at] = figures[name]
+        self.totals.setup_metrics[:] = [metrics[name] for name in self.names]
 
-    def batch_done(self, size: int, rejected: int, busy_s: dict[str, float], waited_s: float) -> None:
-        """Add one batch: size, rejected requests, seconds of each stage in order, summed waiting of its requests."""
-        cells, at = self.cells, FIRST_STAGE_AT
-        cells[1] += size
-        cells[2] += rejected
-        cells[3] += 1
-        cells[at - 1] += waited_s
-        for seconds in busy_s.values():
-            cells[at] += seconds
-            cells[at + 1] += seconds * size
-            at += 2
-        cells[self.counters.sizes_at + size] += 1
-
-
-def doubles(cells: "Array[c_double]") -> memoryview:
-    """Shared memory as Python's own doubles, which are read and written without ctypes."""
-    return memoryview(cells).cast("B").cast("d")
+    def batch_done(
+        self, size: int, rejected: int, busy_s: Mapping[str, float], queue_wait_s: float
+    ) -> None:
+        """Add one batch: its requests, how many were rejected, seconds of each stage in order, and
+        seconds in the queue summed over its requests.
+        """
+        totals = self.totals
+        totals.requests += size
+        totals.rejected += rejected
+        totals.batches += 1
+        totals.queue_wait_s += queue_wait_s
+        for at, seconds in enumerate(busy_s.values()):
+            self.busy_s[at] += seconds
+            self.spent_s[at] += seconds * size
+        self.batch_sizes[size] += 1

@@ -1,13 +1,13 @@
-"""What happens inside a worker, measured: a LitAPI around any LitAPI that times its stages and counts its batches.
+"""The instrumented worker: a LitAPI around any LitAPI that times its stages, counts its batches.
 
-It also keeps requests apart: a request whose decoding fails gets its own 4xx and never disturbs the rest of its batch
-(LitServe answers the whole batch with the error of one, LitServe#340).
+It also keeps requests apart: a request whose decoding fails gets its own 4xx and never disturbs the
+rest of its batch (LitServe answers the whole batch with the error of one, LitServe#340).
 """
 
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,120 +18,141 @@ from litserve.callbacks import CallbackRunner
 from litserve.loops.simple_loops import BatchedLoop, SingleLoop
 from litserve.loops.streaming_loops import StreamingLoop
 
-from harness.serving.counters import Counters
 from harness.process.groups import die_with_parent
+from harness.serving.counters import Counters, WorkerCounter
+from harness.serving.served_api import served
 
-logger = logging.getLogger("litserve.measured")
+logger = logging.getLogger("litserve.instrumentation")
 
 
 class ArrivalQueue:
     """LitServe's request queue, noting when each request it hands out had entered it.
 
-    Whoever asks for more has sent the answers of the last batch: time to add it to the totals, for no request waits.
+    Whoever asks for more has sent the answers of the last batch: time to count it, for no request
+    waits for that.
     """
 
-    def __init__(self, queue: Any, api: "MeasuredAPI") -> None:
+    def __init__(self, queue: Any, api: "InstrumentedAPI") -> None:
         self.queue, self.api = queue, api
 
     def get(self, *arguments: Any, **options: Any) -> tuple:
-        self.api.book()
+        self.api.count_batch()
         return self.noted(self.queue.get(*arguments, **options))
 
     def get_nowait(self) -> tuple:
         return self.noted(self.queue.get_nowait())
 
     def noted(self, item: tuple) -> tuple:
-        if item[2] is not None:  # LitServe's stop message has no arrival
-            self.api.arrivals.append(item[2])
+        arrival = item[2]
+        if arrival is not None:  # LitServe's stop message has none
+            self.api.arrivals.append(arrival)
         return item
 
 
-class ClockedLoop:
+class InstrumentedLoop:
     """One of LitServe's own loops, its request queue replaced by one that notes arrivals.
 
-    The server's callbacks are for its HTTP processes: here LitServe would call them six times per batch for nothing.
+    The server's callbacks are for its HTTP processes: here LitServe would call them six times per
+    batch for nothing.
     """
 
     def __call__(
-        self, lit_api: "MeasuredAPI", device: str, worker_id: int, request_queue: Any, transport: Any, status: Any,
+        self,
+        lit_api: "InstrumentedAPI",
+        device: str,
+        worker_id: int,
+        request_queue: Any,
+        transport: Any,
+        status: Any,
         _: CallbackRunner,
-    ) -> None:  # fmt: skip
+    ) -> None:
         queue = ArrivalQueue(request_queue, lit_api)
         super().__call__(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 
 
-class ClockedSingleLoop(ClockedLoop, SingleLoop):
+class InstrumentedSingleLoop(InstrumentedLoop, SingleLoop):
     """LitServe's loop for one request at a time."""
 
 
-class ClockedBatchedLoop(ClockedLoop, BatchedLoop):
+class InstrumentedBatchedLoop(InstrumentedLoop, BatchedLoop):
     """LitServe's loop for batches."""
 
 
-class ClockedStreamingLoop(ClockedLoop, StreamingLoop):
+class InstrumentedStreamingLoop(InstrumentedLoop, StreamingLoop):
     """LitServe's loop for one request at a time, its answer sent piece by piece."""
 
 
 class Stage:
     """Adds the time spent inside `with` to one stage of the batch at work."""
 
-    __slots__ = ("began", "busy_s", "name")
+    __slots__ = ("began", "busy_s", "clock", "name")
 
-    def __init__(self, busy_s: dict[str, float], name: str) -> None:
-        self.busy_s, self.name = busy_s, name
+    def __init__(self, name: str, busy_s: dict[str, float], clock: Callable[[], float]) -> None:
+        self.name, self.busy_s, self.clock = name, busy_s, clock
 
     def __enter__(self) -> None:
-        self.began = time.perf_counter()
+        self.began = self.clock()
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        self.busy_s[self.name] += time.perf_counter() - self.began
+        self.busy_s[self.name] += self.clock() - self.began
         if isinstance(error, Exception) and not isinstance(error, HTTPException):
-            # LitServe pickles what is raised and ends the server if it cannot: keep only what always can be
+            # LitServe pickles what is raised, or ends the server: keep only what can be pickled
             raise RuntimeError(f"{kind.__name__} in {self.name}: {error}") from error
 
 
-class MeasuredAPI(litserve.LitAPI):
-    """A LitAPI that serves one request at a time, measured.
+class InstrumentedAPI(litserve.LitAPI):
+    """A LitAPI that serves one request at a time, instrumented.
 
-    `request` is always a JSON object: FastAPI itself refuses anything else before it reaches a worker. An item of a
-    batch that is an HTTPException is the answer to its request: it skips the stages that remain.
+    `request` is always a JSON object: FastAPI itself refuses anything else before it reaches a
+    worker. An item of a batch that is an HTTPException is the answer to its request: it skips the
+    stages that remain.
+
+    Args:
+        clock: seconds; it must be the one that LitServe stamps arrivals with, but for tests.
     """
 
-    loop_type: type = ClockedSingleLoop
+    loop_type: type = InstrumentedSingleLoop
     stages: tuple[str, ...] = ("decode", "collate", "predict", "encode")
 
-    def __init__(self, api: litserve.LitAPI, counters: Counters) -> None:
+    def __init__(
+        self,
+        api: litserve.LitAPI,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(
-            max_batch_size=api.max_batch_size, batch_timeout=api.batch_timeout, loop=self.loop_type(), spec=api.spec
+            max_batch_size=api.max_batch_size,
+            batch_timeout=api.batch_timeout,
+            loop=self.loop_type(),
+            spec=api.spec,
         )
-        self.api, self.counters = api, counters
+        self.api, self.counters, self.clock = api, counters, clock
         self.arrivals: list[float] = []
-        self.decoding = self.unbooked = False
+        self.decoding = self.uncounted = False
         self.idle = dict.fromkeys(self.stages, 0.0)
         self.busy_s = dict(self.idle)
-        self.stage = {name: Stage(self.busy_s, name) for name in self.stages}
+        self.stage = {name: Stage(name, self.busy_s, clock) for name in self.stages}
 
     def pre_setup(self, spec: Any = None) -> None:
         super().pre_setup(spec)
-        if not self.spec:  # a spec has looked at this object and would register its paths a second time
+        if not self.spec:  # a spec has looked at this object, and would add its paths a second time
             self.api.pre_setup()
 
     def setup(self, device: str) -> None:
         die_with_parent()
         self.api.setup(device)
-        self.row = self.counters.row(int(os.environ["LITSERVE_WORKER_ID"]))
-        self.row.set_up({name: getattr(self.api, name) for name in self.counters.figures})
+        self.counter = WorkerCounter(self.counters, int(os.environ["LITSERVE_WORKER_ID"]))
+        self.counter.set_up({name: getattr(self.api, name) for name in self.counters.setup_metrics})
 
-    def book(self) -> None:
+    def count_batch(self) -> None:
         """Add the batch that is done, if there is one, to the totals."""
-        if self.unbooked:
-            self.row.batch_done(self.size, self.rejected, self.busy_s, self.waited_s)
-            self.unbooked = False
+        if self.uncounted:
+            self.counter.batch_done(self.size, self.rejected, self.busy_s, self.queue_wait_s)
+            self.uncounted = False
 
     def begin_batch(self) -> None:
         """Start the clocks of the batch whose requests LitServe has just taken from its queue."""
-        now = time.monotonic()  # the clock that LitServe stamps arrivals with
-        self.waited_s = now * len(self.arrivals) - sum(self.arrivals)
+        self.queue_wait_s = self.clock() * len(self.arrivals) - sum(self.arrivals)
         self.arrivals.clear()
         self.busy_s.update(self.idle)
         self.size = self.rejected = self.answered = 0
@@ -154,9 +175,10 @@ class MeasuredAPI(litserve.LitAPI):
 
     def encode_response(self, output: Any) -> Any:
         with self.stage["encode"]:
-            answer = self.refused(output) if isinstance(output, HTTPException) else self.api.encode_response(output)
+            is_error = isinstance(output, HTTPException)
+            answer = self.refused(output) if is_error else self.api.encode_response(output)
         self.answered += 1
-        self.unbooked = self.answered == self.size
+        self.uncounted = self.answered == self.size
         return answer
 
     def refused(self, error: HTTPException) -> JSONResponse:
@@ -165,13 +187,14 @@ class MeasuredAPI(litserve.LitAPI):
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
-class MeasuredBatchAPI(MeasuredAPI):
-    """A LitAPI that serves batches, measured.
+class InstrumentedBatchAPI(InstrumentedAPI):
+    """A LitAPI that serves batches, instrumented.
 
-    `decode_request` may return a Future, which lets an API decode the requests of a batch side by side.
+    `decode_request` may return a Future, which lets an API decode the requests of a batch side by
+    side.
     """
 
-    loop_type = ClockedBatchedLoop
+    loop_type = InstrumentedBatchedLoop
 
     def batch(self, inputs: list) -> Any:
         self.decoding = False
@@ -188,52 +211,59 @@ class MeasuredBatchAPI(MeasuredAPI):
     def unbatch(self, output: Any) -> list:
         with self.stage["encode"]:
             outputs = iter([] if output is None else self.api.unbatch(output))
-            return [item if isinstance(item, HTTPException) else next(outputs) for item in self.items]
+            return [
+                item if isinstance(item, HTTPException) else next(outputs) for item in self.items
+            ]
 
 
-class MeasuredStreamAPI(MeasuredAPI):
-    """A LitAPI that streams answers to one request at a time, measured; its `predict` yields one token at a time.
+class InstrumentedStreamAPI(InstrumentedAPI):
+    """A LitAPI that streams answers to one request at a time, instrumented; its `predict` yields
+    one output at a time.
 
-    A refused request needs no care here: nobody shares its batch, and LitServe passes an HTTPException on.
+    A refused request needs no care here: nobody shares its batch, and LitServe passes an
+    HTTPException on.
     """
 
-    loop_type = ClockedStreamingLoop
-    stages = ("tokenise", "prefill", "decode_steps", "send")
+    loop_type = InstrumentedStreamingLoop
+    stages = ("decode", "first_output", "next_outputs", "encode")
 
     def decode_request(self, request: dict) -> Any:
         self.begin_batch()
         try:
-            with self.stage["tokenise"]:
+            with self.stage["decode"]:
                 return self.api.decode_request(request)
         except HTTPException:
-            self.row.batch_done(1, 1, self.busy_s, self.waited_s)
+            self.counter.batch_done(1, 1, self.busy_s, self.queue_wait_s)
             raise
 
-    def predict(self, prompt: Any) -> Iterator[Any]:
-        tokens, stage = self.api.predict(prompt), "prefill"
+    def predict(self, item: Any) -> Iterator[Any]:
+        outputs, stage = self.api.predict(item), "first_output"
         try:
             while True:
                 with self.stage[stage]:
-                    token = next(tokens, None)
-                if token is None:
+                    output = next(outputs, None)
+                if output is None:
                     return
-                yield token
-                stage = "decode_steps"
+                yield output
+                stage = "next_outputs"
         finally:
-            tokens.close()
+            outputs.close()
 
     def encode_response(self, outputs: Iterator[Any]) -> Iterator[Any]:
-        """All the time that is not spent on tokens is spent on turning them into text and sending it."""
-        began = time.perf_counter()
+        """What is not spent on making outputs is spent on encoding and sending them."""
+        began, busy_s = self.clock(), self.busy_s
         try:
             yield from self.api.encode_response(outputs)
         finally:
-            self.busy_s["send"] = time.perf_counter() - began - self.busy_s["prefill"] - self.busy_s["decode_steps"]
-            self.row.batch_done(1, 0, self.busy_s, self.waited_s)
+            making_s = busy_s["first_output"] + busy_s["next_outputs"]
+            busy_s["encode"] = self.clock() - began - making_s
+            self.counter.batch_done(1, 0, busy_s, self.queue_wait_s)
 
 
 def settled(item: Any) -> Any:
-    """The item, once it is known to be good: a Future that has a result, or the HTTPException that is the answer."""
+    """The item, once it is known to be good; of a Future that failed, the HTTPException that is the
+    answer.
+    """
     error = item.exception() if isinstance(item, Future) else None  # waits for the Future
     return item if error is None else http_error(error)
 
@@ -242,12 +272,18 @@ def http_error(error: BaseException) -> HTTPException:
     """The answer to a request that could not be decoded."""
     if isinstance(error, HTTPException):
         return error
-    logger.error("decoding failed", exc_info=error)  # a defect met by one request must not fail its whole batch
+    logger.error("decoding failed", exc_info=error)  # a defect met by one must not fail its batch
     return HTTPException(500, "the server failed to decode this request")
 
 
-def measured(api: litserve.LitAPI, workers: int, api_servers: int) -> tuple[MeasuredAPI, Counters]:
-    """`api`, measured, in the form that LitServe calls it in; and where its totals are kept."""
-    wrapper = MeasuredStreamAPI if api.stream else MeasuredBatchAPI if api.max_batch_size > 1 else MeasuredAPI
-    counters = Counters(workers, api.max_batch_size, wrapper.stages, getattr(api, "figures", ()), api_servers)
+def instrumented(
+    api: litserve.LitAPI, workers: int, api_servers: int
+) -> tuple[InstrumentedAPI, Counters]:
+    """`api`, instrumented, in the form that LitServe calls it in; and where its totals are kept."""
+    batches = api.max_batch_size > 1
+    wrapper = InstrumentedBatchAPI if batches else InstrumentedAPI
+    wrapper = InstrumentedStreamAPI if api.stream else wrapper
+    counters = Counters(
+        workers, api_servers, api.max_batch_size, wrapper.stages, served(api).setup_metrics
+    )
     return wrapper(api, counters), counters

@@ -1,9 +1,9 @@
-"""A server whose API does nothing: what LitServe's HTTP and queues cost by themselves, and the most they let through.
+"""A server whose API does nothing: what LitServe costs by itself, and the most it lets through.
 
-    python -m harness.serving.no_op_server --port 8000 --max-batch-size 64 --batch-timeout 0.01 --workers-per-device 4
+    python -m harness.serving.no_op_server --port 8000 --max-batch-size 64 --batch-timeout 0.01
 
-It takes any JSON object at /predict, never looks at it, and always gives the same answer. The benchmarks launch it set
-up as each of their variants is.
+It takes any JSON object at /predict, never looks at it, and always gives the same answer. The
+benchmarks launch it set up as each of their variants is.
 """
 
 import argparse
@@ -13,24 +13,25 @@ from typing import Any
 import litserve
 
 from harness.serving.serve import serve
+from harness.serving.served_api import ServedAPI
 
 
-class NullAPI(litserve.LitAPI):
+class NoOpAPI(litserve.LitAPI, ServedAPI):
     """Whatever is asked, the answer is there already."""
 
     def setup(self, device: str) -> None:
         pass
 
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--max-batch-size", type=int, default=1, help="(default: %(default)s)")
+        add("--batch-timeout", type=float, default=0.0, help="seconds (default: %(default)s)")
+        add("--workers-per-device", type=int, default=1, help="(default: %(default)s)")
+        add("--answer", type=json.loads, default={}, metavar="JSON", help="(default: {})")
+
     def configure(self, options: argparse.Namespace) -> dict[str, Any]:
         self.answer = options.answer
         return {}
-
-    @staticmethod
-    def add_flags(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--max-batch-size", type=int, default=1, help="(default: %(default)s)")
-        parser.add_argument("--batch-timeout", type=float, default=0.0, help="seconds (default: %(default)s)")
-        parser.add_argument("--workers-per-device", type=int, default=1, help="(default: %(default)s)")
-        parser.add_argument("--answer", type=json.loads, default={}, metavar="JSON", help="(default: an empty object)")
 
     def decode_request(self, request: dict) -> None:
         pass
@@ -50,9 +51,9 @@ class NullAPI(litserve.LitAPI):
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    NullAPI.add_flags(parser)
+    NoOpAPI().add_flags(parser)  # `serve` reads them again: the API is made from them
     own, _ = parser.parse_known_args()
-    api = NullAPI(max_batch_size=own.max_batch_size, batch_timeout=own.batch_timeout)
+    api = NoOpAPI(max_batch_size=own.max_batch_size, batch_timeout=own.batch_timeout)
     serve(api, workers_per_device=own.workers_per_device)
 
 

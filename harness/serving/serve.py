@@ -1,4 +1,4 @@
-"""The one way a server script starts LitServe: flags, limits, measuring, and an end that leaves nothing behind."""
+"""The one way a server script starts LitServe: flags, limits, instrumentation, a clean end."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +20,47 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from harness.serving.admission import Gate, QueueClock
-from harness.measure.machine import usable_cores
-from harness.serving.instrumentation import measured
+from harness.process.cores import usable_cores
+from harness.serving.admission import AdmissionControl, QueueClock
+from harness.serving.instrumentation import instrumented
+from harness.serving.served_api import served
 
 MAX_BODY_BYTES = 32 << 20
-MAX_IN_FLIGHT = 1024  # requests inside the server; more are answered 503, for LitServe's own queues have no end
+MAX_CONCURRENCY = 1024  # inside the server; more are answered 503: LitServe's queues have no end
 QUEUE_TIMEOUT_S = 60  # a request that waited longer is answered 504 when its turn comes
 
 
-def serve(api: litserve.LitAPI, *, workers_per_device: int = 1, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+def serve(
+    api: litserve.LitAPI, *, workers_per_device: int = 1, max_concurrency: int = MAX_CONCURRENCY
+) -> None:
     """Serve `api` with LitServe until SIGINT or SIGTERM.
 
     Args:
-        api: the LitAPI, as a script of its own would hand it to LitServer. It may have flags of its own
-            (`add_flags(parser)`), and use them (`configure(options)`, which returns what /info is to tell of them).
+        api: the LitAPI, as a script of its own would hand it to LitServer; what more it may tell is
+            in harness.serving.served_api.
         workers_per_device: worker processes; CPU threads are shared out among them.
-        max_in_flight: requests that may be inside one HTTP process before it answers 503.
+        max_concurrency: requests that may be inside one HTTP process before it answers 503.
     """
     options = argument_parser(api).parse_args()
     refuse_taken_port(options.host, options.port)
     stop_on_signals()
-    # On the CPU every worker would start a thread per core; torch reads this when a worker imports it.
+    # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
-    server = litserver(api, options, workers_per_device, max_in_flight)
+    server = litserver(api, options, workers_per_device, max_concurrency)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             server.run(
-                host=options.host, port=options.port, num_api_servers=options.api_servers, log_level="warning",
-                generate_client_file=False, access_log=False,
-            )  # fmt: skip
-    except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with once that is gone
+                host=options.host,
+                port=options.port,
+                num_api_servers=options.api_servers,
+                log_level="warning",
+                generate_client_file=False,
+                access_log=False,
+            )
+    except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with
         sys.exit("LitServe has shut itself down: one of its processes died")
     finally:
-        for child in multiprocessing.active_children():  # what LitServe leaves when stopped before it was up
+        for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
 
 
@@ -65,24 +72,41 @@ def variant_of(api: litserve.LitAPI) -> str:
 def api_class(script: str) -> type[litserve.LitAPI]:
     """The LitAPI that a server script, given as a module name, defines."""
     module = importlib.import_module(script)
-    defined = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
-    return next(value for value in defined if isinstance(value, type) and issubclass(value, litserve.LitAPI))
+    classes = (value for value in vars(module).values() if inspect.isclass(value))
+    apis = (kind for kind in classes if issubclass(kind, litserve.LitAPI))
+    return next(kind for kind in apis if kind.__module__ == module.__name__)
 
 
 def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
-    """The flags that all server scripts share."""
-    parser = argparse.ArgumentParser(description=(sys.modules[type(api).__module__].__doc__ or "").partition("\n")[0])
-    parser.add_argument("--host", default="127.0.0.1", choices=("127.0.0.1", "0.0.0.0", "::"),
-                        help="address to listen on (default: %(default)s, this machine only)")  # fmt: skip
-    parser.add_argument("--port", type=int, default=8000, help="1024 to 65535 (default: %(default)s)")
-    parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"),
-                        help="where the model runs (default: %(default)s, the best there is)")  # fmt: skip
-    parser.add_argument("--api-servers", type=int, default=1,
-                        help="HTTP processes (default: %(default)s; LitServe would start one per worker)")  # fmt: skip
-    parser.add_argument("--run-id", default=uuid.uuid4().hex,
-                        help="a name that /info repeats, so that a client knows whom it measures")  # fmt: skip
-    if hasattr(api, "add_flags"):
-        api.add_flags(parser)
+    """The flags that all server scripts share, and the script's own."""
+    doc = sys.modules[type(api).__module__].__doc__ or ""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    add = parser.add_argument
+    add(
+        "--host",
+        default="127.0.0.1",
+        choices=("127.0.0.1", "0.0.0.0", "::"),
+        help="address to listen on (default: %(default)s, this machine only)",
+    )
+    add("--port", type=int, default=8000, help="1024 to 65535 (default: %(default)s)")
+    add(
+        "--accelerator",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="where the model runs (default: %(default)s, the best there is)",
+    )
+    add(
+        "--api-servers",
+        type=int,
+        default=1,
+        help="HTTP processes (default: %(default)s; LitServe would start one per worker)",
+    )
+    add(
+        "--run-id",
+        default=uuid.uuid4().hex,
+        help="repeated by /info, so that a client knows whom it measures",
+    )
+    served(api).add_flags(parser)
     return parser
 
 
@@ -103,7 +127,7 @@ def stop_on_signals() -> None:
     main_process = os.getpid()
 
     def stop(number: int, _: Any) -> None:
-        if os.getpid() != main_process:  # inherited by a forked child that set no handler of its own
+        if os.getpid() != main_process:  # inherited by a forked child without a handler of its own
             os._exit(128 + number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -114,48 +138,54 @@ def stop_on_signals() -> None:
 
 
 def litserver(
-    api: litserve.LitAPI, options: argparse.Namespace, workers: int, max_in_flight: int
+    api: litserve.LitAPI, options: argparse.Namespace, workers: int, max_concurrency: int
 ) -> litserve.LitServer:
-    """The LitServer around `api`, with /info, /stats, a body limit, an overload limit and one-sentence errors."""
+    """The LitServer around `api`: with /info, /stats, limits on bodies and concurrency, and errors
+    of one sentence.
+    """
     metadata = {
-        "variant": variant_of(api), "run_id": options.run_id, "accelerator": accelerator(options.accelerator),
-        "workers_per_device": workers, "api_servers": options.api_servers,
-        "max_batch_size": api.max_batch_size, "batch_timeout_s": api.batch_timeout,
-    }  # fmt: skip
-    if hasattr(api, "configure"):
-        metadata |= api.configure(options)
-    refusal = getattr(api.spec, "refusal", detail)
-    wrapped, counters = measured(api, workers, options.api_servers)
+        "variant": variant_of(api),
+        "run_id": options.run_id,
+        "accelerator": accelerator(options.accelerator),
+        "workers_per_device": workers,
+        "api_servers": options.api_servers,
+        "max_batch_size": api.max_batch_size,
+        "batch_timeout_s": api.batch_timeout,
+    }
+    metadata |= served(api).configure(options)
+    wrapped, counters = instrumented(api, workers, options.api_servers)
+    refusal = served(api).refusal
+    admission = {"limit": max_concurrency, "counters": counters, "refusal": refusal}
     server = litserve.LitServer(
-        wrapped, accelerator=metadata["accelerator"], devices=1, workers_per_device=workers,
-        timeout=QUEUE_TIMEOUT_S, model_metadata=metadata, max_payload_size=MAX_BODY_BYTES,
-        middlewares=[(Gate, {"limit": max_in_flight, "counters": counters, "refusal": refusal})],
+        wrapped,
+        accelerator=metadata["accelerator"],
+        devices=1,
+        workers_per_device=workers,
+        timeout=QUEUE_TIMEOUT_S,
+        model_metadata=metadata,
+        max_payload_size=MAX_BODY_BYTES,
+        middlewares=[(AdmissionControl, admission)],
         callbacks=[QueueClock()],
-    )  # fmt: skip
+    )
     server.uvicorn_graceful_timeout = 3
-    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id, **counters.snapshot()})
+    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id} | counters.snapshot())
     explain_refusals(server.app, refusal)
     return server
 
 
 def accelerator(asked: str) -> str:
-    """`asked`, or for "auto" the best one there is; LitServe's own "auto" depends on what happens to be imported."""
+    """`asked`, or for "auto" the best there is; LitServe's own depends on what is imported."""
     if asked != "auto":
         return asked
-    import torch  # the server script has it loaded already; a server without a model never comes here for long
+    import torch  # takes seconds, but server scripts have it loaded already
 
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def detail(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as FastAPI words it; a spec may word it as its clients expect."""
-    return JSONResponse({"detail": message}, status, headers)
-
-
 def explain_refusals(app: FastAPI, refusal: Callable[..., JSONResponse]) -> None:
-    """Answer what FastAPI cannot parse with one clear sentence instead of a list of validation records."""
+    """Answer what FastAPI cannot parse with one sentence, not a list of validation records."""
 
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:

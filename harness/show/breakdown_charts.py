@@ -1,135 +1,196 @@
-"""Pictures of why: where a request's time went, what a change saved and cost, the ceilings, the batches formed."""
+"""Pictures of why: the breakdown of a request, what a change saved and cost, ceilings, batches."""
 
+from itertools import pairwise
+
+import pandas
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from harness.judge.bottlenecks import difference_ms, ladder, name_of, pairs, parts_ms
-from harness.show.panels import note, page
-from harness.results.run import Results
-from harness.results.rows import Level
+from harness.judge.bottlenecks import Step, difference_ms, part_name, steps
+from harness.results.breakdown import (
+    INGRESS,
+    OUTSIDE_WORKER,
+    QUEUE_WAIT,
+    RESPONSE_PATH,
+    UNEXPLAINED,
+)
+from harness.results.rows import Row
+from harness.results.run import NoOpServer, Results
+from harness.show.panels import all_rows, load_text, note, page, number_text
+from harness.show.presentation import Ceiling, Presentation
 
-PART_COLOURS = {
-    "floor": "#999999", "arriving": "#F0E442", "queue": "#E69F00", "returning": "#D55E00", "waiting": "#E69F00",
-    "decode": "#56B4E9", "collate": "#CC79A7", "predict": "#0072B2", "encode": "#009E73",
-    "tokenise": "#56B4E9", "prefill": "#CC79A7", "decode_steps": "#0072B2", "send": "#009E73", "unexplained": "#000000",
-}  # fmt: skip
+REQUEST_PATH = "breakdown/request.png"
+OUTSIDE_COLOURS = {  # warm; the stages in the worker are cold
+    INGRESS: "#F0E442",
+    QUEUE_WAIT: "#E69F00",
+    RESPONSE_PATH: "#D55E00",
+    UNEXPLAINED: "#000000",
+}
 SAVED, COST, WHOLE = "#009E73", "#D55E00", "#555555"
+NO_OP_LABEL = "LitServe's own cost: a lone request to the no-op server"
 
 
-def anatomy_figures(results: Results) -> dict[str, Figure]:
+def breakdown_figures(results: Results, presentation: type[Presentation]) -> dict[str, Figure]:
     """The pictures there is something to show on, by path."""
-    levels = [level for variant in results.variants.values() for level in variant.levels]
-    found: dict[str, Figure] = {}
-    if any(parts_ms(level) for level in levels):
-        found["anatomy/stages.png"] = stages_figure(results)
-    if pairs(results):
-        found["anatomy/differences.png"] = differences_figure(results)
-    if any(len(ladder(results, name)) > 1 for name in results.variants):
-        found["anatomy/ladder.png"] = ladder_figure(results)
-    if any(len(level.batch_sizes) > 1 for level in levels):
-        found["anatomy/batch_sizes.png"] = batches_figure(results)
-    return found
+    figures: dict[str, Figure] = {}
+    if has_breakdown(results):
+        figures[REQUEST_PATH] = request_figure(results)
+    if steps(results):
+        figures["breakdown/differences.png"] = differences_figure(results)
+    if ceilings := known_ceilings(results, presentation):
+        figures["breakdown/ceilings.png"] = ceilings_figure(results, ceilings)
+    if any(len(row.batch_sizes) > 1 for row in all_rows(results)):
+        figures["breakdown/batch_sizes.png"] = batches_figure(results)
+    return figures
 
 
-def columns(results: Results, title: str, panels: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A page of so many panels, two in a row; those left over stay empty."""
+def has_breakdown(results: Results) -> bool:
+    """Whether any row tells where the time of a request went."""
+    return any(row.breakdown_ms for row in all_rows(results))
+
+
+def grid(
+    results: Results, title: str, panels: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """A page of so many panels of a size in inches, two in a row; those left over stay empty."""
     wide = min(2, panels)
     tall = -(-panels // wide)
-    figure, axes = page(results, title, tall, wide, (size[0] * wide, 1 + size[1] * tall))
+    figure, axes = page(results, title, tall, wide, (size[0] * wide, 1.2 + size[1] * tall))
     for spare in axes[panels:]:
         spare.axis("off")
-    return figure, axes
+    return figure, axes[:panels]
 
 
-def stages_figure(results: Results) -> Figure:
-    """A panel per load: one bar per variant, as long as its mean latency."""
-    loads = list(dict.fromkeys(level.name for variant in results.variants.values() for level in variant.levels))
-    figure, panels = columns(results, "Where the time of a mean request went", len(loads), (7.5, 4))
-    seen: dict[str, None] = {}
-    for axes, load in zip(panels, loads, strict=False):
+def request_figure(results: Results) -> Figure:
+    """A panel per load: one bar per variant, as long as its mean latency, laid out part by part."""
+    size = 7.5, 1.6 + 0.48 * len(results.variants)
+    title = "Breakdown of a mean request"
+    figure, panels = grid(results, title, len(results.loads), size)
+    colours = part_colours(results)
+    for axes, load in zip(panels, results.loads, strict=True):
         rows = {
-            name: parts_ms(level)
+            name: row
             for name, variant in results.variants.items()
-            for level in variant.levels
-            if level.name == load
+            for row in variant.rows
+            if row.load.name == load
         }
-        seen |= dict.fromkeys(part for parts in rows.values() for part in parts)
-        stack(axes, rows)
-        axes.set_title(f"requests in flight: {load}" if load.isdigit() else f"offered: {load}", fontsize=10)
-    handles = [figure_handle(panels[0], part) for part in seen]
+        draw_breakdowns(axes, {name: row.breakdown_ms or {} for name, row in rows.items()}, colours)
+        draw_no_op_costs(axes, [results.variants[name].no_op_server for name in rows])
+        axes.set_title(load_text(load), fontsize=10)
+    handles: list = [Patch(color=colour, label=part_name(part)) for part, colour in colours.items()]
+    if any(variant.no_op_server for variant in results.variants.values()):
+        handles.append(Line2D([], [], color="black", marker="d", ls="none", label=NO_OP_LABEL))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
 
-def figure_handle(axes: Axes, part: str) -> object:
-    """A legend's entry for one part, whether or not the first panel has it."""
-    return axes.bar([0], [0], color=PART_COLOURS[part], label=name_of(part))
+def part_colours(results: Results) -> dict[str, object]:
+    """A colour for every part that occurs, in the order of a request's way."""
+    parts = dict.fromkeys(part for row in all_rows(results) for part in row.breakdown_ms or {})
+    stages = [part for part in parts if part not in OUTSIDE_WORKER]
+    cold = dict(zip(stages, seaborn.color_palette("crest", len(stages)), strict=True))
+    return {part: (OUTSIDE_COLOURS | cold)[part] for part in parts}
 
 
-def stack(axes: Axes, rows: dict[str, dict[str, float]]) -> None:
-    """Horizontal bars of parts laid end to end, the first row on top; what is below zero is laid to the left."""
-    for index, parts in enumerate(rows.values()):
-        right = left = 0.0
-        for part, spent in parts.items():
-            axes.barh(index, spent, 0.65, right if spent >= 0 else left, color=PART_COLOURS[part])
-            right, left = right + max(0.0, spent), left + min(0.0, spent)
-        text = f" {sum(parts.values()):,.1f} ms" if parts else " where its time went is not known"
-        axes.text(right, index, text, va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), list(rows))
+def draw_breakdowns(
+    axes: Axes, breakdowns: dict[str, dict[str, float]], colours: dict[str, object]
+) -> None:
+    """Horizontal bars of parts laid end to end, the first on top; what is below zero goes left."""
+    table = pandas.DataFrame.from_dict(breakdowns, orient="index", columns=list(colours))
+    table.plot.barh(ax=axes, stacked=True, width=0.65, color=list(colours.values()), legend=False)
+    for index, parts in enumerate(breakdowns.values()):
+        end = sum(max(0.0, spent) for spent in parts.values())
+        text = f" {sum(parts.values()):,.1f} ms" if parts else " no breakdown: it has no /stats"
+        axes.text(end, index, text, va="center", fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(right=1.2 * axes.get_xlim()[1])
     axes.set_xlabel("milliseconds")
     axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def draw_no_op_costs(axes: Axes, servers: list[NoOpServer | None]) -> None:
+    """A mark on each variant's bar, where LitServe's own cost for a lone request ends."""
+    for index, server in enumerate(servers):
+        if server:
+            cost_ms = server.ingress_ms + server.queue_wait_ms + server.response_path_ms
+            axes.plot(cost_ms, index, "d", color="black", markeredgecolor="white", markersize=7)
 
 
 def differences_figure(results: Results) -> Figure:
     """A waterfall per variant: from the mean latency of the one it builds on to its own."""
-    found = pairs(results)
-    figure, panels = columns(results, "What each variant saved and cost in a mean request", len(found), (7.5, 4.2))
-    for axes, (name, against, old, new) in zip(panels, found, strict=False):
-        waterfall(axes, against, name, old, new)
-        axes.set_title(f"{name} against {against} at {new.name}", fontsize=10)
+    explained = steps(results)
+    title = "What each variant saved and cost in a mean request"
+    figure, panels = grid(results, title, len(explained), (7.5, 4.2))
+    for axes, step in zip(panels, explained, strict=True):
+        draw_waterfall(axes, step)
+        title = f"{step.variant} against {step.against}, {load_text(step.new.load.name)}"
+        axes.set_title(title, fontsize=10)
     return figure
 
 
-def waterfall(axes: Axes, against: str, name: str, old: Level, new: Level) -> None:
+def draw_waterfall(axes: Axes, step: Step) -> None:
     """The old mean latency, each part's change where the last one ended, the new mean latency."""
-    at, changes = sum(parts_ms(old).values()), difference_ms(old, new)
-    labels, bars = [against, *map(name_of, changes), name], []
-    bars.append(axes.barh(0, at, 0.65, color=WHOLE))
-    for index, change in enumerate(changes.values(), start=1):
-        bars.append(axes.barh(index, change, 0.65, at, color=COST if change > 0 else SAVED))
-        at += change
-    bars.append(axes.barh(len(labels) - 1, at, 0.65, color=WHOLE))
-    values = [sum(parts_ms(old).values()), *changes.values(), at]
-    for index, (container, value) in enumerate(zip(bars, values, strict=True)):
-        whole = index in (0, len(labels) - 1)
-        right = max(container[0].get_x(), container[0].get_x() + container[0].get_width())
-        axes.text(right, index, f" {value:,.1f} ms" if whole else f" {value:+,.1f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    before, changes = sum(step.old.breakdown_ms.values()), difference_ms(step.old, step.new)
+    names = [step.against, *map(part_name, changes), step.variant]
+    starts = [0.0, before]
+    for change in changes.values():
+        starts.append(starts[-1] + change)
+    after, starts[-1] = starts[-1], 0.0
+    lengths = [before, *changes.values(), after]
+    colours = [WHOLE, *(COST if change > 0 else SAVED for change in changes.values()), WHOLE]
+    axes.barh(range(len(names)), lengths, 0.65, starts, color=colours)
+    for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        whole = index in (0, len(names) - 1)
+        text = f" {length:,.1f} ms" if whole else f" {length:+,.1f}"
+        axes.text(max(start, start + length), index, text, va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * axes.get_xlim()[1])
     axes.set_xlabel("milliseconds (green: saved, orange: cost)")
     axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
 
 
-def ladder_figure(results: Results) -> Figure:
+def known_ceilings(results: Results, presentation: type[Presentation]) -> dict[str, list[Ceiling]]:
+    """The ceilings of each variant that has any above what it was served at."""
+    ceilings = {name: presentation.ceilings(each) for name, each in results.variants.items()}
+    return {name: each for name, each in ceilings.items() if len(each) > 1}
+
+
+def ceilings_figure(results: Results, ceilings: dict[str, list[Ceiling]]) -> Figure:
     """A panel per variant: its ceilings, each as a share of the one above."""
-    names = [name for name in results.variants if ladder(results, name)]
-    figure, panels = columns(results, "The ceilings above each variant", len(names), (7.5, 2.6))
-    for axes, name in zip(panels, names, strict=False):
-        rungs = ladder(results, name)
-        drawn = axes.barh(range(len(rungs)), [rung.per_second for rung in rungs], 0.65, color=WHOLE)
-        drawn[-1].set_color(SAVED)
-        for index, rung in enumerate(rungs):
-            share = "" if rung.share is None else f" ({percent(rung.share)} of the one above)"
-            axes.text(rung.per_second, index, f" {rung.per_second:,.0f}{share}", va="center", fontsize=8)
-        axes.set_yticks(range(len(rungs)), [rung.name for rung in rungs], fontsize=8)
-        axes.invert_yaxis()
-        axes.set_xlim(right=axes.get_xlim()[1] * 1.35)
-        axes.set_xlabel("images per second")
+    title = "The ceilings above each variant"
+    figure, panels = grid(results, title, len(ceilings), (7.5, 2.6))
+    for axes, (name, each) in zip(panels, ceilings.items(), strict=True):
+        draw_ceilings(axes, each, results.unit)
         axes.set_title(name, fontsize=10)
     return figure
+
+
+def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
+    """A bar per ceiling, from the highest down; the last is what was served."""
+    if len(ceilings) < 2:
+        note(axes, "no ceiling above it was measured")
+        return
+    rates = [ceiling.per_second for ceiling in ceilings]
+    bars = axes.barh(range(len(rates)), rates, 0.65, color=WHOLE)
+    bars[-1].set_color(SAVED)
+    shares = [""] + [
+        f" ({percent(rate / above)} of the one above)" if above else ""
+        for above, rate in pairwise(rates)
+    ]
+    labels = [f" {number_text(rate)}{share}" for rate, share in zip(rates, shares, strict=True)]
+    axes.bar_label(bars, labels, fontsize=8)
+    axes.set_yticks(range(len(rates)), [ceiling.name for ceiling in ceilings], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.4)
+    axes.locator_params("x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_xlabel(f"{unit}/s")
 
 
 def percent(share: float) -> str:
@@ -138,29 +199,30 @@ def percent(share: float) -> str:
 
 
 def batches_figure(results: Results) -> Figure:
-    """A panel per variant: how many of the requests were served in batches of which size, at the highest load."""
-    highest = {name: variant.levels[-1] for name, variant in results.variants.items() if variant.levels}
-    figure, panels = columns(results, "Batches that were really formed", len(highest), (7.5, 3))
-    for axes, (name, level) in zip(panels, highest.items(), strict=False):
-        batches(axes, level)
-        axes.set_title(f"{name} at {level.name}{shares(level)}", fontsize=10)
+    """A panel per variant: which share of the requests was served in batches of which size."""
+    highest = {name: each.rows[-1] for name, each in results.variants.items() if each.rows}
+    figure, panels = grid(results, "Batches that were really formed", len(highest), (7.5, 3))
+    for axes, (name, row) in zip(panels, highest.items(), strict=True):
+        draw_batches(axes, row)
+        axes.set_title(f"{name}, {load_text(row.load.name)}{worker_shares(row)}", fontsize=10)
     return figure
 
 
-def batches(axes: Axes, level: Level) -> None:
-    requests = sum(size * count for size, count in level.batch_sizes.items())
+def draw_batches(axes: Axes, row: Row) -> None:
+    """Percent of the requests by the size of the batch they were served in."""
+    requests = sum(size * count for size, count in row.batch_sizes.items())
     if not requests:
-        note(axes, "the server told nothing about its batches")
+        note(axes, "batch sizes are not known: it has no /stats")
         return
-    percents = {size: 100 * size * count / requests for size, count in level.batch_sizes.items()}
-    axes.bar(percents.keys(), percents.values(), 0.8, color=PART_COLOURS["predict"])
+    percents = {size: 100 * size * count / requests for size, count in row.batch_sizes.items()}
+    axes.bar(percents.keys(), percents.values(), 0.8, color=seaborn.color_palette("crest", 1))
     axes.set_xlim(0.4, max(8, *percents) + 0.6)
     axes.set_xlabel("batch size (requests)")
     axes.set_ylabel("percent of the requests")
 
 
-def shares(level: Level) -> str:
+def worker_shares(row: Row) -> str:
     """How the requests were spread over workers, if there are several."""
-    if len(level.worker_shares) < 2:
+    if len(row.worker_shares) < 2:
         return ""
-    return f"; share per worker: {', '.join(f'{100 * share:.0f} %' for share in level.worker_shares)}"
+    return f"; share per worker: {', '.join(f'{100 * share:.0f} %' for share in row.worker_shares)}"

@@ -1,6 +1,5 @@
 """Columns of the tables: headings and cells for people, a dash where there is nothing to say."""
 
-from harness.measure.utilisation import HTTP, ROLES
 from harness.results.rows import Rate, Row
 from harness.show.presentation import Column
 
@@ -24,10 +23,11 @@ def rate_text(rate: Rate) -> str:
 
 def cpu_text(row: Row) -> str:
     """What the server's processes spend on 1,000 requests, role by role."""
-    seconds = row.cpu_s_per_1000_requests
-    if seconds[HTTP] is None:
+    by_role = row.cpu_s_per_1000_requests.items()
+    of_server = [seconds for role, seconds in by_role if role != "client"]
+    if None in of_server:
         return "–"
-    return " + ".join(f"{seconds[role]:,.{2 if seconds[role] < 10 else 0}f}" for role in ROLES)
+    return " + ".join(f"{seconds:,.{2 if seconds < 10 else 0}f}" for seconds in of_server)
 
 
 def correct_share(row: Row) -> str:

@@ -1,163 +1,336 @@
-"""What pages of all suites are made of: the page with its machine, lines over the load, CPU, GPU, or a note."""
+"""What pages of all suites are made of: headings, colours, points, bars, CPU and GPU panels."""
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot
+import numpy
+import pandas
+import seaborn
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
+from harness.results.rows import Row
 from harness.results.run import Results
-from harness.results.rows import Level
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito, for every eye
-ROLE_COLOURS = {"http": "#0072B2", "queue": "#56B4E9", "workers": "#009E73", "client": "#E69F00"}
-ROLE_LABELS = {
-    "http": "server: HTTP process", "queue": "server: queue manager", "workers": "server: workers",
-    "client": "client (load generator)",
-}  # fmt: skip
-MARKERS = "osD^vP"
-UNITS = {"mnist": "images", "llm": "output tokens"}
+COLOUR_BLIND_SAFE = 8  # so many colours seaborn's "colorblind" has that are not grey or alike
+MARKERS = "osD^vPX<>p*hd"
+GREY, LIMIT = "#555555", "#D55E00"
+ROLE_STYLES = {
+    "http": ("server: HTTP process", "#0072B2"),
+    "queue": ("server: queue manager", "#56B4E9"),
+    "workers": ("server: workers", "#009E73"),
+    "client": ("client (load generator)", "#E69F00"),
+}
 GIB = 2**30
-MACHINE_INCHES = 0.43  # below the top of the page: the line that names the machine
+TITLE_INCHES = 0.36  # from the top of a page to the lines below its title
+LETTERS_PER_INCH = 15  # of those lines
+INTERVALS = "bars: 95 % interval over epochs"
+
+
+class Style(NamedTuple):
+    """What tells a variant or a load from all others on a page."""
+
+    colour: tuple[float, float, float]
+    marker: str
+
+
+class Point(NamedTuple):
+    """One value of a series, at a place on the x axis, and its 95 % interval if there is one."""
+
+    series: str
+    x: float | str
+    y: float
+    ci95: tuple[float, float] | None = None
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each of any number of names, no two alike."""
+    names = list(names)
+    palette = "colorblind" if len(names) <= COLOUR_BLIND_SAFE else "husl"
+    colours = seaborn.color_palette(palette, len(names))
+    return dict(zip(names, map(Style, colours, cycle(MARKERS)), strict=True))
 
 
 def page(
-    results: Results, title: str, rows: int, columns: int, size: tuple[float, float], load: str | None = None
+    results: Results,
+    title: str,
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    load: str | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """An empty page with a title and, under it, the machine that was measured and how: `load`, or what rows say."""
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    """An empty page: under its title the machine, how requests were sent (`load`, or what the run
+    says), and the run's notes.
+
+    Args:
+        rows, columns: of panels.
+        size: width and height in inches.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    lines = [machine_line(results), load or how_sent(results), *results.notes]
+    width = int(LETTERS_PER_INCH * size[0])
+    lines = [piece for line in lines for piece in textwrap.wrap(line, width)]
+    figure.suptitle(title + "\n" * len(lines), fontsize=13)
+    top = 1 - TITLE_INCHES / size[1]
+    figure.text(0.5, top, "\n".join(lines), ha="center", va="top", fontsize=9, color=GREY)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def machine_line(results: Results) -> str:
+    """What was measured on."""
     machine = results.machine
-    where = f"{machine['cpu']}, {machine['usable_cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"
-    figure.suptitle(f"{title}\n", fontsize=13)
-    under = f"{where}  ·  {load or load_kind(results)}"
-    figure.text(0.5, 1 - MACHINE_INCHES / size[1], under, ha="center", fontsize=9, color="#555555")
-    return figure, list(axes.flat)
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    return f"{machine['cpu']}, {machine['usable_cores']} cores, {gpus}"
 
 
-def load_kind(results: Results) -> str:
-    """How requests were sent, and how often all was repeated."""
-    kind = "open loop, Poisson arrivals" if results.settings.get("rate") else "closed loop"
-    settings = results.settings
-    if results.suite == "llm":
-        carried = f"{settings.get('prompt_tokens')} tokens in, {settings.get('output_tokens')} out"
-        carried += ", RANDOM WEIGHTS" if settings.get("weights") == "random" else ""
-    else:
-        size = settings.get("image_size")
-        of = f" of {size} x {size} pixels" if size else ""
-        carried = f"{settings.get('images_per_request', 1)} image(s){of} per request"
-    return f"{kind}, {carried}, {settings['rounds']} round(s)"
+def how_sent(results: Results) -> str:
+    """What was sent, how, and how often all was repeated."""
+    return f"{loop(results)}, {results.request}, {epochs(results)}"
 
 
-def load_of(level: Level) -> float:
+def loop(results: Results) -> str:
+    """Whether requests wait for answers."""
+    return "open loop, Poisson arrivals" if results.settings.get("rate") else "closed loop"
+
+
+def epochs(results: Results) -> str:
+    """How often all servers were launched."""
+    count = results.settings["epochs"]
+    return f"{count} epoch{'' if count == 1 else 's'}"
+
+
+def load_of(row: Row) -> float:
     """Where a row lies on the load axis."""
-    return level.concurrency if level.rate is None else level.rate
+    return row.concurrency if row.offered_rate is None else row.offered_rate
 
 
-def beside(load: float, index: int) -> float:
-    """Where the mark of the variant of this index stands: beside the others', so that none hides another."""
-    return load * 2 ** (0.06 * (index - 2))
+def load_text(name: str) -> str:
+    """An offered load for people, from its name."""
+    return f"concurrency {name}" if name.isdigit() else f"offered rate {name}"
 
 
-def load_axis(axes: Axes, results: Results) -> None:
-    """Label the load axis and mark exactly the loads that were measured."""
-    loads = sorted({load_of(level) for variant in results.variants.values() for level in variant.levels})
+def load_label(results: Results) -> str:
+    """What the load axis shows."""
+    return "offered rate (requests/s)" if results.settings.get("rate") else "concurrency"
+
+
+def number_text(rate: float) -> str:
+    """A rate for people; small ones with a decimal."""
+    return f"{rate:,.{0 if rate >= 100 else 1}f}"
+
+
+def all_rows(results: Results) -> list[Row]:
+    """Every row of every variant."""
+    return [row for variant in results.variants.values() for row in variant.rows]
+
+
+def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
+    """A logarithmic x axis that marks exactly the values that were measured."""
+    values = sorted(set(values))
     axes.set_xscale("log", base=2)
-    axes.set_xticks(loads, [f"{load:g}" for load in loads])
+    axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
-    axes.set_xlabel(
-        "requests per second offered" if results.settings.get("rate") else "concurrency (requests in flight)"
-    )
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, values[0] / 1.2), max(right, values[-1] * 1.2))
+    axes.set_xlabel(label)
     axes.grid(alpha=0.3)
 
 
-def plot_over_load(axes: Axes, results: Results, value: Callable[[Level], float | None]) -> None:
-    """One line per variant, with a marker where the value is known."""
-    for index, (name, variant) in enumerate(results.variants.items()):
-        points = [(beside(load_of(level), index), value(level)) for level in variant.levels]
-        points = [(x, y) for x, y in points if y is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker=MARKERS[index % 6], color=COLOURS[index % 6], label=name)
-    load_axis(axes, results)
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers, and more of them where it spans less than a decade."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.8)))
+    axis.set_tick_params(which="minor", labelsize=7)
+
+
+def draw_points(axes: Axes, points: Sequence[Point], looks: Mapping[str, Style]) -> None:
+    """A line with markers per series over a logarithmic x axis; series stand beside each other.
+
+    A point with an interval is three numbers to seaborn, whose median and range are then our mean
+    and interval: nothing is bootstrapped.
+    """
+    drawn = {point.series for point in points}
+    shown = [name for name in looks if name in drawn]
+    rows = [(p.series, p.x, value) for p in points for value in (p.y, *(p.ci95 or ()))]
+    seaborn.pointplot(
+        pandas.DataFrame(rows, columns=["series", "x", "y"]),
+        x="x",
+        y="y",
+        hue="series",
+        hue_order=shown,
+        palette={name: looks[name].colour for name in shown},
+        markers=[looks[name].marker for name in shown],
+        estimator="median",
+        errorbar=("pi", 100),
+        native_scale=True,
+        log_scale=(2, None),
+        dodge=min(0.5, 0.1 * len(shown)) if len(shown) > 1 else False,
+        linewidth=1.5,
+        markersize=6,
+        err_kws={"alpha": 0.45, "linewidth": 4},
+        ax=axes,
+    )
+    axes.get_legend().remove()  # legends stand where there is room, see legend_below
+
+
+def plot_over_load(
+    axes: Axes,
+    results: Results,
+    value: Callable[[Row], float | None],
+    interval: Callable[[Row], tuple[float, float] | None] = lambda _: None,
+) -> None:
+    """A line per variant over the load axis, with a marker where the value is known."""
+    points = [
+        Point(name, load_of(row), y, not_below_zero(interval(row)))
+        for name, variant in results.variants.items()
+        for row in variant.rows
+        if (y := value(row)) is not None
+    ]
+    if points:
+        draw_points(axes, points, styles(results.variants))
+        log_axis(axes, map(load_of, all_rows(results)), load_label(results))
+    else:
+        note(axes, why_empty(results))
+
+
+def not_below_zero(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The part of an interval that a rate can lie in."""
+    return interval and (max(0.0, interval[0]), interval[1])
+
+
+def why_empty(results: Results) -> str:
+    """Why a panel about all variants shows nothing."""
+    return "too few correct answers" if all_rows(results) else "no variant could be measured"
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 5) -> None:
+    """The legend of a panel below the whole page, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        ncols = min(columns, len(handles))
+        figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=9)
+
+
+def draw_bars(
+    axes: Axes,
+    points: Sequence[Point],
+    places: Sequence[str],
+    colours: Mapping[str, object],
+    form: str | Callable[[float], str] = "{:,.0f}",
+) -> dict[str, BarContainer]:
+    """At every place a bar per series, with its number above it; returns the bars by series."""
+    table = pandas.DataFrame(points).pivot(index="x", columns="series", values="y")
+    table = table.reindex(index=list(places), columns=[name for name in colours if name in table])
+    below, above = numpy.zeros((2, *table.shape))
+    for point in points:
+        if interval := not_below_zero(point.ci95):
+            at = table.index.get_loc(point.x), table.columns.get_loc(point.series)
+            below[at], above[at] = point.y - interval[0], interval[1] - point.y
+    table.plot.bar(
+        ax=axes,
+        yerr=numpy.stack([below.T, above.T], axis=1),
+        color=[colours[name] for name in table],
+        width=0.8,
+        rot=0,
+        legend=False,
+    )
+    axes.set_xlabel("")
+    bars = [each for each in axes.containers if isinstance(each, BarContainer)]
+    text = form if callable(form) else form.format
+    for name, container in zip(table, bars, strict=True):
+        labels = ["" if pandas.isna(value) else text(value) for value in table[name]]
+        axes.bar_label(container, labels, fontsize=8, padding=1)
+    return dict(zip(table, bars, strict=True))
 
 
 def note(axes: Axes, text: str) -> None:
     """A panel without a picture says why."""
     axes.axis("off")
-    axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color="#555555")
+    text = textwrap.fill(text, 60)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)
+
+
+def failure_text(error: str) -> str:
+    """Why a variant failed, in one line: what happened, and the last line of its log."""
+    first, *log = error.splitlines()
+    return " ".join([first, *(line.strip() for line in log[-1:])])
 
 
 def draw_served(axes: Axes, results: Results, name: str) -> None:
-    levels = results.variants[name].levels
-    loads = [load_of(level) for level in levels]
-    rates = [level.output for level in levels]
-    errors = [
-        (0, 0) if rate.ci95 is None else (rate.mean - max(0, rate.ci95[0]), rate.ci95[1] - rate.mean) for rate in rates
+    """Output per second of one variant over the load."""
+    rows = results.variants[name].rows
+    rates = [row.output_per_second for row in rows]
+    points = [
+        Point(name, load_of(row), rate.mean, not_below_zero(rate.ci95))
+        for row, rate in zip(rows, rates, strict=True)
     ]
-    means = [rate.mean for rate in rates]
-    axes.errorbar(loads, means, list(zip(*errors, strict=True)), marker="o", color=COLOURS[0], capsize=4)
-    for load, value in zip(loads, means, strict=True):
-        axes.annotate(
-            f"{value:,.{0 if value >= 100 else 1}f}",
-            (load, value),
-            textcoords="offset points",
-            xytext=(8, -12),
-            fontsize=9,
-        )
-    load_axis(axes, results)
+    draw_points(axes, points, {name: styles(results.variants)[name]})
+    for point in points:
+        place, text = (point.x, point.y), number_text(point.y)
+        axes.annotate(text, place, (8, -12), textcoords="offset points", fontsize=9)
+    log_axis(axes, map(load_of, rows), load_label(results))
     axes.margins(x=0.13)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel(f"{UNITS[results.suite]} per second, right answers")
-    axes.set_title("Served over HTTP (bars: 95 % interval over rounds)", fontsize=10)
+    axes.set_ylabel(f"{results.unit}/s, correct answers only")
+    axes.set_title(f"Served over HTTP ({INTERVALS})", fontsize=10)
 
 
-def draw_cpu(axes: Axes, levels: list[Level], results: Results) -> None:
+def draw_cpu(axes: Axes, rows: list[Row], results: Results) -> None:
     """Stacked bars by role, under the line of all usable cores."""
-    known = [role for role in ROLE_COLOURS if all(level.cpu_percent.get(role) is not None for level in levels)]
-    bottoms = [0.0] * len(levels)
-    for role in known:
-        heights = [level.cpu_percent[role] for level in levels]
-        axes.bar(range(len(levels)), heights, 0.6, bottoms, color=ROLE_COLOURS[role], label=ROLE_LABELS[role])
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    limit = 100 * results.machine["usable_cores"]
-    axes.axhline(limit, color="#D55E00", linestyle="--", linewidth=1, label="all usable cores")
-    machine = [level.cpu_percent["machine"] for level in levels]
-    axes.plot(range(len(levels)), machine, "k_", markersize=22, label="the whole machine")
-    axes.set_xticks(range(len(levels)), [f"{load_of(level):g}" for level in levels])
-    axes.set_xlabel(
-        "requests per second offered" if results.settings.get("rate") else "concurrency (requests in flight)"
-    )
+    known = [role for role in ROLE_STYLES if all(row.cpu_percent[role] is not None for row in rows)]
+    loads = [f"{load_of(row):g}" for row in rows]
+    limit = highest = 100 * results.machine["usable_cores"]
+    if known:
+        table = pandas.DataFrame([row.cpu_percent for row in rows], index=loads)[known]
+        table.columns = [ROLE_STYLES[role][0] for role in known]
+        colours = [ROLE_STYLES[role][1] for role in known]
+        table.plot.bar(ax=axes, stacked=True, color=colours, width=0.6, rot=0)
+        highest = max(limit, table.sum(axis=1).max())
+    axes.axhline(limit, color=LIMIT, linestyle="--", linewidth=1, label="all usable cores")
+    machine = [row.cpu_percent["machine"] for row in rows]
+    axes.plot(range(len(rows)), machine, "k_", markersize=22, label="the whole machine")
+    axes.set_xticks(range(len(rows)), loads)
+    axes.set_xlabel(load_label(results))
     axes.set_ylabel("CPU, percent of one core")
-    axes.set_ylim(0, 1.55 * max(limit, *bottoms))
-    axes.set_title(
-        "CPU by role" if "http" in known else "CPU (the server's own is unknown: not launched here)", fontsize=10
-    )
+    axes.set_ylim(0, 1.55 * highest)
+    unknown = "CPU (the server's own is unknown: it was not launched here)"
+    axes.set_title("CPU by role" if "http" in known else unknown, fontsize=10)
     axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
-def draw_gpu(axes: Axes, levels: list[Level], results: Results) -> None:
-    """GPU activity, memory and power per load, or why there is nothing to see."""
-    if all(level.gpu_percent is None and level.gpu_memory_bytes is None for level in levels):
-        note(axes, "no GPU was found: nothing to show" if not results.machine["gpus"] else "the GPU told nothing")
+def draw_gpu(axes: Axes, rows: list[Row], results: Results) -> None:
+    """GPU activity, memory, power and energy per load, or why there is nothing to see."""
+    if all(row.gpu_percent is None and row.gpu_memory_bytes is None for row in rows):
+        gpus = results.machine["gpus"]
+        note(axes, "the GPU gave no readings" if gpus else "no GPU: nothing to show")
         return
-    positions = range(len(levels))
-    told = [(position, level.gpu_percent) for position, level in enumerate(levels) if level.gpu_percent is not None]
-    axes.bar([position for position, _ in told], [percent for _, percent in told], 0.6, color=COLOURS[2])
-    for position, level in zip(positions, levels, strict=True):
-        words = ["activity unknown"] if level.gpu_percent is None else []
-        words += [f"{level.gpu_memory_bytes / GIB:.1f} GiB"] if level.gpu_memory_bytes else []
-        words += [f"{level.gpu_power_w:.0f} W"] if level.gpu_power_w is not None else []
-        energy_j = level.gpu_energy_j_per_request
-        words += [f"{energy_j:.3g} J/request"] if energy_j is not None else []
-        height = 0 if level.gpu_percent is None else level.gpu_percent
-        axes.annotate("\n".join(words), (position, height), ha="center", va="bottom", fontsize=9)
-    axes.set_xticks(positions, [f"{load_of(level):g}" for level in levels])
-    axes.set_xlabel(
-        "requests per second offered" if results.settings.get("rate") else "concurrency (requests in flight)"
-    )
-    axes.set_ylim(0, 120)
+    heights = [row.gpu_percent or 0.0 for row in rows]
+    bars = axes.bar(range(len(rows)), heights, 0.6, color=ROLE_STYLES["workers"][1])
+    axes.bar_label(bars, [gpu_text(row) for row in rows], fontsize=9, padding=2)
+    axes.set_xticks(range(len(rows)), [f"{load_of(row):g}" for row in rows])
+    axes.set_xlabel(load_label(results))
+    axes.set_ylim(0, 150)
+    axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("percent of time with any kernel running")
     axes.set_title("GPU activity (not how full it was), memory in use, power", fontsize=10)
+
+
+def gpu_text(row: Row) -> str:
+    """What is known of the GPU besides its activity, a line each."""
+    memory_bytes, energy_j = row.gpu_memory_bytes, row.gpu_energy_j_per_request
+    lines = {
+        "activity unknown": row.gpu_percent is None,
+        f"{(memory_bytes or 0) / GIB:.1f} GiB": memory_bytes is not None,
+        f"{row.gpu_power_w or 0:.0f} W": row.gpu_power_w is not None,
+        f"{energy_j or 0:.3g} J/request": energy_j is not None,
+    }
+    return "\n".join(line for line, known in lines.items() if known)

@@ -25,4 +25,4 @@ class SteadyAPI(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    serve(SteadyAPI(), max_in_flight=4)
+    serve(SteadyAPI(), max_concurrency=4)

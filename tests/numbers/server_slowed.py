@@ -1,7 +1,7 @@
-"""Slowed: paced, and 15 % slower on purpose: 20 ms and the 2 to 3 ms that LitServe itself takes become 15 % more."""
+"""Slowed: paced, and 15 % slower on purpose: the 20 ms and the 2 to 3 ms that LitServe takes."""
 
 from harness.serving.serve import serve
-from tests.variants.server_paced import PacedAPI
+from tests.numbers.server_paced import PacedAPI
 
 
 class SlowedAPI(PacedAPI):

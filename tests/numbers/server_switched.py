@@ -1,7 +1,7 @@
-"""Switched: the MNIST baseline whose clocks can be taken out of every request's way while it runs.
+"""Switched: the MNIST baseline whose clocks can be taken out of the requests' way while it runs.
 
-The file that SWITCH in the environment names holds one byte: 1, and requests are measured as in every server; 0, and
-they are served all the same, but not measured.
+The file that SWITCH in the environment names holds one byte: 1, and requests are measured as in
+every server; 0, and they are served all the same, but not measured.
 """
 
 import mmap
@@ -14,8 +14,8 @@ from typing import Any
 from fastapi import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from harness.serving.admission import Gate
-from harness.serving.instrumentation import ArrivalQueue, MeasuredAPI, http_error
+from harness.serving.admission import AdmissionControl
+from harness.serving.instrumentation import ArrivalQueue, InstrumentedAPI, http_error
 from harness.serving.serve import serve
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
@@ -27,33 +27,38 @@ def switch() -> mmap.mmap:
 
 
 class Unclocked:
-    """What a request meets with the clocks out: it is still kept apart from its neighbours, and counted as inside."""
+    """What a request meets with the clocks out: it is kept apart from its neighbours, and counted
+    as inside, all the same.
+    """
 
     def noted(self: ArrivalQueue, item: tuple) -> tuple:
         return item
 
-    def decode_request(self: MeasuredAPI, request: dict) -> Any:
+    def decode_request(self: InstrumentedAPI, request: dict) -> Any:
         try:
             return self.api.decode_request(request)
         except Exception as error:
             return http_error(error)
 
-    def predict(self: MeasuredAPI, item: Any) -> Any:
+    def predict(self: InstrumentedAPI, item: Any) -> Any:
         return item if isinstance(item, HTTPException) else self.api.predict(item)
 
-    def encode_response(self: MeasuredAPI, output: Any) -> Any:
-        return self.refused(output) if isinstance(output, HTTPException) else self.api.encode_response(output)
+    def encode_response(self: InstrumentedAPI, output: Any) -> Any:
+        is_error = isinstance(output, HTTPException)
+        return self.refused(output) if is_error else self.api.encode_response(output)
 
-    async def __call__(self: Gate, scope: Scope, receive: Receive, send: Send) -> None:
-        self.in_flight += 1
+    async def let_in(self: AdmissionControl, scope: Scope, receive: Receive, send: Send) -> None:
+        self.concurrency += 1
         try:
-            await self.app(scope, receive, send)  # without a passage, QueueClock is idle
+            await self.app(scope, receive, send)  # without its RequestTimes, QueueClock is idle
         finally:
-            self.in_flight -= 1
+            self.concurrency -= 1
 
 
 def take_out() -> None:
-    """Let this process take its clocks out whenever the byte is 0; a request has them to its end or not at all."""
+    """Let this process take its clocks out whenever the byte is 0; a request has them to its end or
+    not at all.
+    """
     byte, taken = switch(), [1]
 
     def turned() -> int:
@@ -69,10 +74,10 @@ def take_out() -> None:
 
         setattr(owner, name, either)
 
-    switched(Gate, "__call__", turned)
+    switched(AdmissionControl, "let_in", turned)
     switched(ArrivalQueue, "noted", turned)
     for name in ("decode_request", "predict", "encode_response"):
-        switched(MeasuredAPI, name, lambda: taken[0])
+        switched(InstrumentedAPI, name, lambda: taken[0])
 
 
 class SwitchedAPI(BaselineAPI):

@@ -3,7 +3,7 @@
 import os
 
 from harness.serving.serve import serve
-from tests.variants.server_steady import SteadyAPI
+from tests.numbers.server_steady import SteadyAPI
 
 
 class DyingAPI(SteadyAPI):

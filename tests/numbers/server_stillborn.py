@@ -1,7 +1,7 @@
 """Stillborn: its model cannot be loaded."""
 
 from harness.serving.serve import serve
-from tests.variants.server_steady import SteadyAPI
+from tests.numbers.server_steady import SteadyAPI
 
 
 class StillbornAPI(SteadyAPI):

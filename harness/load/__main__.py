@@ -1,0 +1,83 @@
+"""The load generator by itself: how fast does this URL answer?
+
+    python -m harness.load http://127.0.0.1:8000/predict --body request.json --concurrency 64
+
+A general HTTP client costs the machine 4 to 20 times as much CPU per request, and takes it from the
+server. Closed loop: every connection has one request at a time. Open loop (--rate): requests are
+sent when they are due, and latency counts from that moment, so that a server cannot slow its own
+examination down.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from harness.load.job import Job, LoadResult
+from harness.load.latency import latency_ms, request_counts
+from harness.load.run import run_job
+
+DEFAULTS = {field.name: field.default for field in fields(Job)}
+
+
+def report(result: LoadResult) -> dict[str, Any]:
+    """The JSON object that --json prints; keys and units as in benchmark_results.json."""
+    sent, late_s = len(result.ended), result.late_s
+    return {
+        "requests_per_second": result.requests_per_second,
+        "latency_ms": latency_ms(result.correct_latency_s),
+        "requests": request_counts(result),
+        "client": {
+            "cpu_us_per_request": 1e6 * result.client_cpu_s / sent if sent else None,
+            "mean_send_delay_ms": 1000 * statistics.fmean(late_s) if late_s else None,
+        },
+    }
+
+
+def text(summary: dict[str, Any]) -> str:
+    """The report for people."""
+    known = {name: value for name, value in summary["latency_ms"].items() if value is not None}
+    milliseconds = ", ".join(f"{name} {value:.2f}" for name, value in known.items())
+    counts = ", ".join(f"{count} {name}" for name, count in summary["requests"].items() if count)
+    cpu = summary["client"]["cpu_us_per_request"]
+    return (
+        f"{summary['requests_per_second']:.1f} requests/s\nlatency in ms: {milliseconds}\n"
+        f"requests: {counts}\nclient: {'?' if cpu is None else round(cpu)} µs of CPU per request"
+    )
+
+
+def parsed() -> argparse.Namespace:
+    """The command line, its destinations named as the fields of a Job."""
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m harness.load", description=about)
+    parser.add_argument("url", help="where to POST, for example http://127.0.0.1:8000/predict")
+    parser.add_argument("--body", type=Path, required=True, help="file with the JSON document")
+
+    def option(flag: str, name: str, kind: type, what: str) -> None:
+        default = DEFAULTS[name]
+        shown = "" if default is None else " (default: %(default)s)"
+        parser.add_argument(flag, dest=name, type=kind, default=default, help=what + shown)
+
+    option("--concurrency", "concurrency", int, "connections, each with one request at a time")
+    option("--duration", "duration_s", float, "seconds to measure")
+    option("--warmup", "warmup_s", float, "seconds before that")
+    option("--rate", "rate", float, "open loop: offered requests/s, Poisson arrivals")
+    option("--timeout", "timeout_s", float, "seconds for one request")
+    option("--seed", "seed", int, "of the arrival times")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not text")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = vars(parsed())
+    as_json, body = options.pop("json"), options.pop("body").read_bytes()
+    summary = report(run_job(Job(bodies=[body], **options)))
+    print(json.dumps(summary, allow_nan=False) if as_json else text(summary))
+    sys.exit(0 if summary["requests"]["ok"] == summary["requests"]["sent"] > 0 else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What the closed and the open loop have in common: connections, timeouts, a window and an end."""
+
+import asyncio
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from harness.load.connection import Answer, Connection, StreamConnection, wire_format
+from harness.load.job import TIMEOUT, Job
+
+RECONNECT_PAUSE_S = 0.05
+WATCH_S = 0.1  # between two looks at what takes too long
+
+
+class LoadLoop:
+    """A job in progress.
+
+    A subclass decides who sends when (start_sending, ready, refused, lost), what the end of a
+    request means (ended), when the window is over though nothing ends (time_passed) and which
+    answers belong to it (counted).
+
+    Attributes:
+        answers: how requests ended, in order.
+        late_s: by how much each counted request was sent later than intended.
+        opened, closed: the window, on the clock of the job.
+        client_cpu_s: CPU seconds of this process during the window.
+    """
+
+    def __init__(
+        self, job: Job, clock: Callable[[], float], on_opening: Callable[[], None]
+    ) -> None:
+        self.job, self.clock, self.on_opening = job, clock, on_opening
+        self.answers: list[Answer] = []
+        self.late_s: list[float] = []
+        self.opened = self.closed = self.client_cpu_s = math.nan
+        self.done = asyncio.get_running_loop().create_future()
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task] = set()
+        self.target = urlsplit(job.url)
+        self.connection_type = StreamConnection if job.carries_output else Connection
+        self.wire = [wire_format(job.url, body) for body in job.bodies]
+        self.indices = shuffled_cycle(len(job.bodies), job.seed)
+        self.started = clock()
+        self.unix_s = time.time() - self.started  # servers share Unix time, not this clock
+
+    async def run(self) -> None:
+        """Run the job to its end."""
+        self.begin(self.watch())
+        self.start_sending()
+        try:
+            await self.done
+        finally:
+            for task in self.tasks:
+                task.cancel()
+            for connection in list(self.connections):
+                connection.transport.abort()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task; a defect in it ends the run instead of vanishing."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.task_ended)
+
+    def task_ended(self, task: asyncio.Task) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() and not self.done.done():
+            self.done.set_exception(task.exception())
+
+    async def connect(self) -> None:
+        """Open one connection, trying again until it stands, and let it send."""
+        loop, target = asyncio.get_running_loop(), (self.target.hostname, self.target.port or 80)
+        while True:
+            began = self.clock()
+            try:
+                opening = loop.create_connection(lambda: self.connection_type(self), *target)
+                _, connection = await asyncio.wait_for(opening, self.job.timeout_s)
+            except (OSError, TimeoutError):
+                connection = None
+            if connection and connection.transport:  # a server may hang up before we look
+                self.connections.add(connection)
+                self.ready(connection, self.clock())
+                return
+            self.refused(began)
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+
+    def open(self, moment: float) -> None:
+        """Begin the window."""
+        self.opened, self.cpu_at_opening = moment, time.process_time()
+        self.on_opening()
+
+    def close(self, moment: float, cpu_at_closing: float | None = None) -> None:
+        """End the window, and with it the job."""
+        self.closed = moment
+        self.client_cpu_s = (cpu_at_closing or time.process_time()) - self.cpu_at_opening
+        self.done.set_result(None)
+
+    async def watch(self) -> None:
+        """Time out requests that take too long; end the window even if nothing ends any more."""
+        while not self.done.done():
+            await asyncio.sleep(min(WATCH_S, self.job.timeout_s / 4))
+            now = self.clock()
+            for connection in list(self.connections):
+                if connection.index is not None and now - connection.sent > self.job.timeout_s:
+                    connection.fail(TIMEOUT)
+            if not self.done.done():
+                self.time_passed(self.clock())
+
+    def failed(self, outcome: str, intended: float, sent: float) -> None:
+        """A request that no connection could carry has failed."""
+        self.ended(Answer(self.clock(), intended, sent, outcome))
+
+
+def shuffled_cycle(count: int, seed: int) -> Iterator[int]:
+    """Every index below `count` once in a shuffled order, again and again."""
+    return itertools.cycle(random.Random(seed).sample(range(count), count))

@@ -1,0 +1,126 @@
+"""One job from its start to its result: on an event loop here, or in a process of its own."""
+
+import asyncio
+import gc
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from harness.load.closed_loop import ClosedLoop
+from harness.load.connection import Answer
+from harness.load.events import events
+from harness.load.job import HTTP_ERROR, OK, WRONG_ANSWER, Job, LoadResult
+from harness.load.loop import LoadLoop
+from harness.load.open_loop import OpenLoop
+from harness.process.module_process import ModuleProcess, notify_caller
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # Windows
+    from asyncio import new_event_loop
+
+REPLY_LIMIT_S = 30  # beyond the job: for checking its answers and starting the process
+
+
+def run_job(
+    job: Job,
+    on_opening: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,  # uvloop's own is a millisecond coarse
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
+) -> LoadResult:
+    """Run a job on an event loop of its own; `on_opening` is called once its warm-up is over."""
+    gc.collect()
+    gc.freeze()  # what is here now stays: collecting it again and again would be paid by the server
+    gc.disable()
+
+    async def measured() -> LoadLoop:
+        loop = (ClosedLoop if job.rate is None else OpenLoop)(job, clock, on_opening)
+        await loop.run()
+        return loop
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            loop = runner.run(measured())
+        return result_of(loop)
+    finally:
+        gc.enable()
+
+
+def result_of(loop: LoadLoop) -> LoadResult:
+    """Every counted answer compared with what it should be, and timed."""
+    checks = [checked(loop.job, answer) for answer in loop.counted()]
+    answers = [answer for answer, _ in checks]
+    streamed = answers if loop.job.carries_output else []
+    outputs = [output_moments(loop.job, answer) for answer in streamed]
+    correct = [answer for answer in answers if answer.outcome == OK]
+    errors = [answer for answer in answers if answer.outcome == HTTP_ERROR]
+    return LoadResult(
+        opened=loop.opened,
+        closed=loop.closed,
+        ended=[answer.ended for answer in answers],
+        latency_s=[answer.ended - answer.intended for answer in answers],
+        service_s=[answer.ended - answer.sent for answer in answers],
+        outcome=[answer.outcome for answer in answers],
+        quality=[quality for _, quality in checks],
+        statuses=dict(Counter(answer.status for answer in errors)),
+        correct_in_window=sum(loop.opened <= answer.ended <= loop.closed for answer in correct),
+        client_cpu_s=loop.client_cpu_s,
+        first_output_s=[
+            moments[0] - answer.intended if moments else None
+            for answer, moments in zip(streamed, outputs, strict=True)
+        ],
+        output_gaps_s=[
+            [after - before for before, after in itertools.pairwise(moments)] for moments in outputs
+        ],
+        late_s=loop.late_s,
+    )
+
+
+def checked(job: Job, answer: Answer) -> tuple[Answer, float | None]:
+    """An answer with the outcome it deserves once its body has been looked at, and its quality."""
+    if answer.outcome != OK:
+        return answer, None
+    correct, quality = job.check(answer.body, answer.index) if job.check else (True, 1.0)
+    return answer if correct else answer._replace(outcome=WRONG_ANSWER), quality
+
+
+def output_moments(job: Job, answer: Answer) -> list[float]:
+    """When each output of an answer had arrived."""
+    arrived = events(answer.body, answer.arrivals)
+    return [moment for moment, event in arrived if job.carries_output(event)]
+
+
+@contextmanager
+def load_process() -> Iterator[Callable[..., LoadResult]]:
+    """A process of its own that runs jobs, one at a time.
+
+    Call what this yields with a Job and, if something is to be done once the warm-up is over, a
+    function; what that raises is raised after the job. Raises ProcessDiedError if the process ends,
+    TimeoutError if it does not answer in time.
+    """
+    with ModuleProcess("harness.load.run") as process:
+
+        def run(job: Job, once_warm: Callable[[], None] | None = None) -> LoadResult:
+            failures: list[Exception] = []
+
+            def on_notice() -> None:
+                try:
+                    if once_warm:
+                        once_warm()
+                except Exception as error:  # the job goes on, and its result must be fetched
+                    failures.append(error)
+
+            limit_s = job.limit_s + REPLY_LIMIT_S
+            result = process("run_and_notify", job, timeout_s=limit_s, on_notice=on_notice)
+            if failures:
+                raise failures[0]
+            return result
+
+        yield run
+
+
+def run_and_notify(job: Job) -> LoadResult:
+    """Run a job in this process; the one that called hears of the end of its warm-up."""
+    return run_job(job, notify_caller)

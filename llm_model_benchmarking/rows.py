@@ -1,0 +1,62 @@
+"""What this folder adds to the rows and variants of benchmark_results.json."""
+
+from pydantic.dataclasses import dataclass
+
+from harness.results.rows import FINITE
+
+
+@dataclass(frozen=True, config=FINITE)
+class TokenRow:
+    """What is added to a variant under one offered load; times are of correct answers.
+
+    Attributes:
+        time_to_first_token_ms: TTFT, from the intended send to the first token, queue wait and
+            prefill included; mean and percentiles, a percentile is None if too few back it.
+        inter_token_latency_ms: ITL, from one token of an answer to the next; likewise.
+        token_agreement: share of tokens equal to the baseline model's greedy answer before the
+            first that differs, mean over answers; None if no answer told its tokens' ids.
+    """
+
+    time_to_first_token_ms: dict[str, float | None]
+    inter_token_latency_ms: dict[str, float | None]
+    token_agreement: float | None
+
+
+@dataclass(frozen=True, config=FINITE, kw_only=True)
+class TokenVariant:
+    """What is added to a variant; rates and shares of it are those of one request at a time.
+
+    Attributes:
+        avg_tokens_per_sec, std_dev: served output tokens per second at concurrency 1, mean and
+            standard deviation over windows.
+        theoretical_max_tokens_per_sec: memory bandwidth over bytes_per_token: what no single
+            stream can pass.
+        efficiency_percent: avg_tokens_per_sec as a share of that.
+        memory_bandwidth_bytes_per_s: the most this device read, measured in the same run.
+        bytes_per_token: weights and key-value cache that one decoding step has to read.
+        served_share_percent: served rate over the in-process rate of the same epoch, mean over
+            epochs; 100 would be serving for nothing.
+        model_bytes: weights and buffers in the memory of the worker.
+        load_s: reading the weights, mean over launches.
+        compile_s: first launch of the run, with an empty compiler cache; None if nothing is
+            compiled.
+        compile_cached_s: later launches, mean.
+        break_even_requests: requests, one at a time, after which the faster answers have made up
+            for compile_s; None if never.
+        kl_divergence: mean Kullback-Leibler divergence, in nats, of the next-token distribution
+            from the baseline's.
+    """
+
+    avg_tokens_per_sec: float | None
+    std_dev: float | None
+    theoretical_max_tokens_per_sec: float | None
+    efficiency_percent: float | None
+    memory_bandwidth_bytes_per_s: float | None
+    bytes_per_token: int | None
+    served_share_percent: float | None
+    model_bytes: int | None
+    load_s: float | None
+    compile_s: float | None
+    compile_cached_s: float | None
+    break_even_requests: int | None
+    kl_divergence: float | None

@@ -1,0 +1,301 @@
+"""What the language model benchmark measures: variants, requests, and how answers are summed up."""
+
+import argparse
+import contextlib
+import json
+import math
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from harness.load.latency import latency_ms
+from harness.measure.window import Record, Window, known, mean
+from harness.process.cores import usable_cores
+from harness.process.launch import model_info
+from harness.process.module_process import ModuleProcess
+from harness.results.run import Results, VariantResult
+from harness.show.columns import CORRECT, CPU, LOAD, number, rate_text, share
+from harness.show.presentation import Ceiling, Column
+from harness.suite import CannotMeasureError, Suite, Variant
+from llm_model_benchmarking.checks import ChatCheck, carries_token
+from llm_model_benchmarking.rows import TokenRow, TokenVariant
+
+VARIANTS = [
+    Variant("baseline", None),
+    Variant("static_kv_compile", "baseline"),
+    Variant("quantised_8bit", "baseline"),
+]
+COLUMNS = [
+    LOAD,
+    Column("output tokens/s [95 %]", lambda row: rate_text(row.output_per_second)),
+    Column("TTFT ms", lambda row: number(row.own.time_to_first_token_ms["mean"], ".0f")),
+    Column("ITL p50 ms", lambda row: number(row.own.inter_token_latency_ms["p50"], ".1f")),
+    Column("ITL p95 ms", lambda row: number(row.own.inter_token_latency_ms["p95"], ".1f")),
+    CORRECT,
+    Column("token agreement", lambda row: share(row.own.token_agreement)),
+    CPU,
+]
+STAGE_NAMES = {
+    "decode": "tokenise",
+    "first_output": "prefill",
+    "next_outputs": "decode_steps",
+    "encode": "send",
+}
+CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
+LEAST_CONTEXT = 512  # tokens
+LAUNCH_S = 35  # about, to load and to compile
+LONE = "1"  # the load at which one stream has the server for itself
+RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
+
+
+@dataclass(kw_only=True)
+class LanguageModelSuite(Suite):
+    """Chats of equal length sent to servers of a language model.
+
+    Attributes:
+        chats: the messages of each request.
+        prompt_tokens: the length of every prompt.
+        accelerator: where the models run.
+        models: llm_model_benchmarking.reference in its process: the variants, loaded once and kept
+            for the whole run.
+        setup_metrics: by variant, what its setup measured there.
+        kl_divergences: by variant, from the baseline.
+        bandwidth_bytes_per_s: what the device reads from its memory.
+    """
+
+    name = "language model"
+    package = "llm_model_benchmarking"
+    variants = VARIANTS
+    unit = "output tokens"
+    path = "/v1/chat/completions"
+    own_row, own_variant = TokenRow, TokenVariant
+    columns = COLUMNS
+    stage_names = STAGE_NAMES
+
+    chats: list[list[dict[str, str]]]
+    prompt_tokens: int
+    accelerator: str
+    models: ModuleProcess
+    setup_metrics: dict[str, dict[str, float]]
+    kl_divergences: dict[str, float] = field(default_factory=dict)
+    bandwidth_bytes_per_s: float | None = None
+
+    def prepare(self, _variants: list[str]) -> None:
+        self.bandwidth_bytes_per_s = self.models("memory_bandwidth")
+
+    def close(self) -> None:
+        self.models.close()
+
+    def in_process(self, variant: str) -> float:
+        # its server has compiled by now, and the models' process finds that in the cache
+        if variant not in self.setup_metrics:
+            arguments = variant, self.server_flags, self.accelerator
+            self.setup_metrics[variant] = self.models("set_up", *arguments)
+        if variant not in self.kl_divergences:
+            self.kl_divergences[variant] = self.models("kl_divergence", variant)
+        return self.models("requests_per_second", variant, self.chats, self.output_per_request)
+
+    def row(self, windows: list[Window]) -> TokenRow:
+        loads = [window.load for window in windows]
+        ttft_s = known(first for load in loads for first in load.of_correct(load.first_output_s))
+        itl_s = [
+            gap for load in loads for gaps in load.of_correct(load.output_gaps_s) for gap in gaps
+        ]
+        return TokenRow(
+            time_to_first_token_ms=latency_ms(ttft_s),
+            inter_token_latency_ms=latency_ms(itl_s),
+            token_agreement=mean(known(quality for load in loads for quality in load.quality)),
+        )
+
+    def variant(self, name: str, records: Mapping[str, list[Record]]) -> TokenVariant:
+        mine, baseline = records[name], records.get(VARIANTS[0].name, [])
+        served = [
+            self.output_per_request * rate
+            for record in mine
+            for rate in record.rates(LONE).values()
+        ]
+        average, bytes_per_token = mean(served), self.bytes_per_token(name)
+        bandwidth = self.bandwidth_bytes_per_s
+        most = bandwidth / bytes_per_token if bandwidth and bytes_per_token else None
+        metrics = [each for record in mine for each in record.setup_metrics if each]
+        compiling_s = [each["compile_s"] for each in metrics if "compile_s" in each]
+        return TokenVariant(
+            avg_tokens_per_sec=average,
+            std_dev=statistics.stdev(served) if len(served) > 1 else None,
+            theoretical_max_tokens_per_sec=most,
+            efficiency_percent=100 * average / most if average is not None and most else None,
+            memory_bandwidth_bytes_per_s=bandwidth,
+            bytes_per_token=bytes_per_token,
+            served_share_percent=served_share_percent(mine),
+            model_bytes=int(metrics[0]["model_bytes"]) if metrics else None,
+            load_s=mean(each["load_s"] for each in metrics),
+            compile_s=compiling_s[0] if compiling_s else None,
+            compile_cached_s=mean(compiling_s[1:]),
+            break_even_requests=break_even_requests(compiling_s, mine, baseline),
+            kl_divergence=self.kl_divergences.get(name),
+        )
+
+    def bytes_per_token(self, name: str) -> int | None:
+        """Weights and, at half of the answer, keys and values that a decoding step has to read."""
+        metrics = self.setup_metrics.get(name)
+        if metrics is None:
+            return None
+        context = self.prompt_tokens + self.output_per_request / 2
+        cache_bytes = context * metrics["cache_bytes_per_token"]
+        return int(metrics["weight_bytes_per_token"] + cache_bytes)
+
+    @staticmethod
+    def ceilings(variant: VariantResult) -> list[Ceiling]:
+        own, in_process = variant.own, variant.in_process_per_second
+        if own.avg_tokens_per_sec is None:
+            return []
+        rates = {
+            "memory bandwidth": own.theoretical_max_tokens_per_sec,
+            "without a server": in_process and in_process.mean,
+            f"served at concurrency {LONE}": own.avg_tokens_per_sec,
+        }
+        return [Ceiling(name, rate) for name, rate in rates.items() if rate is not None]
+
+    @staticmethod
+    def sentences(results: Results) -> list[str]:
+        said = {name: sentence(variant) for name, variant in results.variants.items()}
+        return [f"{name}: {text}" for name, text in said.items() if text]
+
+    @staticmethod
+    def charts(results: Results) -> dict[str, Figure]:
+        from llm_model_benchmarking.charts import charts  # slow: only what draws loads it
+
+        return charts(results)
+
+
+SUITE = LanguageModelSuite
+
+
+def served_share_percent(records: list[Record]) -> float | None:
+    """What is left of the in-process rate when served, mean over the epochs that measured both."""
+    return mean(
+        100 * served / record.in_process[epoch]
+        for record in records
+        for epoch, served in record.rates(LONE).items()
+        if epoch in record.in_process
+    )
+
+
+def break_even_requests(
+    compiling_s: list[float], mine: list[Record], baseline: list[Record]
+) -> int | None:
+    """Requests, one at a time, after which the seconds of the first compilation are saved."""
+    own_s, baseline_s = map(lone_latency_s, (mine, baseline))
+    if not compiling_s or own_s is None or baseline_s is None or baseline_s <= own_s:
+        return None
+    return math.ceil(compiling_s[0] / (baseline_s - own_s))
+
+
+def lone_latency_s(records: list[Record]) -> float | None:
+    """Mean latency of a request that has the server for itself."""
+    windows = [window for record in records for window in record.at(LONE)]
+    return mean(seconds for window in windows for seconds in window.load.correct_latency_s)
+
+
+def sentence(variant: VariantResult) -> str:
+    """Ceilings, memory, fidelity and compiling of one variant; empty if nothing is known."""
+    own, parts = variant.own, []
+    if own.efficiency_percent is not None:
+        most = own.theoretical_max_tokens_per_sec
+        share_of_most = f"{own.efficiency_percent:.0f} % of the {most:.0f} tokens/s"
+        parts.append(f"{share_of_most} that memory bandwidth allows")
+    if own.served_share_percent is not None:
+        parts.append(f"{own.served_share_percent:.0f} % of the same model without a server")
+    if own.model_bytes is not None:
+        parts.append(f"{own.model_bytes / 1e6:.0f} MB of weights")
+    if own.kl_divergence is not None and variant.builds_on is not None:
+        parts.append(f"{own.kl_divergence:.2g} nats from the baseline's distribution")
+    if own.compile_s is not None:
+        requests = own.break_even_requests
+        after = "no break-even" if requests is None else f"break-even after {requests:,} requests"
+        parts.append(f"{own.compile_s:.0f} s to compile, {after}")
+    return ", ".join(parts)
+
+
+def suite(options: argparse.Namespace) -> LanguageModelSuite:
+    """The suite made ready for a run, the baseline loaded; sets `model` and `weights` in options.
+
+    Raises OSError if there is no such model, CannotMeasureError if it cannot be asked for prompts
+    and answers of that length.
+    """
+    threads = {"OMP_NUM_THREADS": str(usable_cores())}  # as many as a server's worker has
+    with contextlib.ExitStack() as closing:
+        models = ModuleProcess("llm_model_benchmarking.reference", threads)
+        closing.enter_context(models)
+        choose_model(models, options)
+        ready = suite_with(models, options)
+        closing.pop_all()  # from here on, the suite's own close() ends the process
+    return ready
+
+
+def choose_model(models: ModuleProcess, options: argparse.Namespace) -> None:
+    """Settle on the model asked for, that of the server at --url, or the default one."""
+    serving = model_info(options.url.rstrip("/")).get("model") if options.url else None
+    options.model = models("model_name", options.model or serving)
+    options.weights = "random" if options.model.startswith("random:") else "pretrained"
+    if options.weights == "random":
+        print(f"{options.model}: {RANDOM_WEIGHTS}", file=sys.stderr)
+
+
+def suite_with(models: ModuleProcess, options: argparse.Namespace) -> LanguageModelSuite:
+    """What to send and how to judge it: the baseline's greedy answers are the measure."""
+    tokens, flags = options.output_tokens, server_flags(options)
+    try:
+        metrics = models("set_up", "baseline", flags, options.accelerator)
+        chats = models("chats", options.prompt_tokens, CHATS, options.seed)
+    except ValueError as error:
+        raise CannotMeasureError(str(error)) from error
+    return LanguageModelSuite(
+        bodies=[request_body(chat, tokens) for chat in chats],
+        request=f"{options.prompt_tokens} tokens in, {tokens} out",
+        output_per_request=tokens,
+        check=ChatCheck(models("answers", chats, tokens), tokens),
+        sample_answer=sample_answer(tokens),
+        server_flags=flags,
+        carries_output=carries_token,
+        min_requests=options.min_requests,
+        notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
+        launch_s=LAUNCH_S,
+        chats=chats,
+        prompt_tokens=options.prompt_tokens,
+        accelerator=options.accelerator,
+        models=models,
+        setup_metrics={"baseline": metrics},
+    )
+
+
+def server_flags(options: argparse.Namespace) -> tuple[str, ...]:
+    """What every server script is started with, besides the shared flags."""
+    context = max(LEAST_CONTEXT, options.prompt_tokens + options.output_tokens)
+    flags = {"--model": options.model, "--dtype": options.dtype, "--max-context": str(context)}
+    return *(part for flag in flags.items() for part in flag), "--ignore-eos"
+
+
+def request_body(chat: list[dict[str, str]], tokens: int) -> bytes:
+    """The JSON document that asks for a greedy answer of so many tokens."""
+    request: dict[str, Any] = {
+        "messages": chat,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+    }
+    return json.dumps(request).encode()
+
+
+def sample_answer(tokens: int) -> bytes:
+    """A stream as the servers send it."""
+    choice = {"index": 0, "delta": {"content": " word"}, "finish_reason": None, "token_ids": [7]}
+    head = {"id": "chatcmpl-0", "created": 0, "model": "m", "object": "chat.completion.chunk"}
+    token = json.dumps(head | {"choices": [choice]})
+    return "".join(f"data: {event}\n\n" for event in [token] * tokens + ["[DONE]"]).encode()

@@ -1,0 +1,35 @@
+"""The picture that only this folder has: the models alone, without a server."""
+
+from collections import defaultdict
+
+from matplotlib.figure import Figure
+
+from harness.results.run import Results
+from harness.show.panels import legend_below, page, styles
+
+
+def charts(results: Results) -> dict[str, Figure]:
+    """The model alone over the batch size, if it was measured."""
+    measured = any(variant.own.baseline_throughput for variant in results.variants.values())
+    return {"throughput/model_alone.png": model_figure(results)} if measured else {}
+
+
+def model_figure(results: Results) -> Figure:
+    """A line per model, named after the variants that share it."""
+    sent = "no server, no requests: forward passes one after the other"
+    figure, (axes,) = page(results, "The model alone", 1, 1, (9, 5.8), sent)
+    sharing = defaultdict(list)
+    for name, variant in results.variants.items():
+        if alone := variant.own.baseline_throughput:
+            sharing[tuple(alone.batch_sizes), tuple(alone.images_per_second)].append(name)
+    looks = styles(", ".join(names) for names in sharing.values())
+    for (sizes, rates), (names, (colour, marker)) in zip(sharing, looks.items(), strict=True):
+        axes.plot(sizes, rates, color=colour, marker=marker, label=names)
+    sizes = sorted({size for each, _ in sharing for size in each})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xlabel("batch size (images per forward pass)")
+    axes.set_ylabel("images per second, one process")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    legend_below(figure, axes, columns=3)
+    return figure

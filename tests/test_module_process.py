@@ -1,0 +1,93 @@
+"""A function in a process of its own: what it returns, raises, notices; how its death is known."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+from harness.process.module_process import ModuleProcess, ProcessDiedError, notify_caller
+
+MODULE = "tests.test_module_process"
+kept: list[int] = []
+
+
+def keep(number: int) -> list[int]:
+    """What this process was given so far."""
+    kept.append(number)
+    return kept
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def refuse(words: str) -> None:
+    raise LookupError(words)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def notice(times: int) -> str:
+    for _ in range(times):
+        notify_caller()
+    return "done"
+
+
+def unpicklable() -> threading.Lock:
+    return threading.Lock()
+
+
+@pytest.fixture
+def process():
+    with ModuleProcess(MODULE, {"MARK": "here"}) as process:
+        yield process
+
+
+def test_the_process_keeps_what_its_functions_keep_and_this_one_does_not(process):
+    assert process("keep", 1) == [1]
+    assert process("keep", 2) == [1, 2]
+    assert kept == []
+
+
+def test_its_environment_is_set_before_the_module_is_imported(process):
+    assert process("environment", "MARK") == "here"
+    assert "MARK" not in os.environ
+
+
+def test_what_a_function_raises_is_raised_here_and_the_process_lives_on(process):
+    with pytest.raises(LookupError, match="no such thing"):
+        process("refuse", "no such thing")
+    assert process("keep", 3) == [3]
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error_and_no_silence(process):
+    with pytest.raises(RuntimeError, match=r"unpicklable: .*lock"):
+        process("unpicklable")
+
+
+def test_notices_arrive_while_the_function_runs(process):
+    noticed = []
+    assert process("notice", 3, on_notice=lambda: noticed.append(1)) == "done"
+    assert noticed == [1, 1, 1]
+
+
+def test_a_process_that_dies_is_noticed_at_once(process):
+    began = time.monotonic()
+    with pytest.raises(ProcessDiedError, match=r"die: its process ended with -9"):
+        process("die")
+    assert time.monotonic() - began < 20
+    with pytest.raises(ProcessDiedError):
+        process("keep", 1)
+
+
+def test_a_function_that_takes_too_long_is_given_up_and_closing_ends_it():
+    with ModuleProcess("time") as process:
+        with pytest.raises(TimeoutError, match=r"time.sleep gave no answer"):
+            process("sleep", 60, timeout_s=0.1)
+        pid = process.process.pid
+    assert not psutil.pid_exists(pid)

@@ -1,0 +1,127 @@
+"""Rows and the result file: what is counted, what is doubted, and the same after a round trip."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from harness.load.job import LoadResult
+from harness.measure.window import OfferedLoad
+from harness.results.file import UnusableResultsError, save
+from harness.results.run import SCHEMA_VERSION
+from harness.results.summary import rate, row_of
+from harness.suite import read_results
+from tests.builders import NO_USAGE, USAGE, load_result, results, row, window, worker
+
+
+def test_results_are_the_same_after_a_round_trip(tmp_path):
+    save(results(), tmp_path / "r.json")
+    assert read_results(tmp_path / "r.json") == results()
+
+
+def test_missing_is_null_in_the_file(tmp_path):
+    save(results(), tmp_path / "r.json")
+    entry = json.loads((tmp_path / "r.json").read_text())["variants"]["steady"]["rows"][0]
+    assert entry["gpu_percent"] is None
+    assert entry["breakdown_ms"] is None
+
+
+def test_numbers_that_json_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        rate([math.nan, 1.0])
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    save(results(), tmp_path / "r.json")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save(results(settings={"bad": math.inf}), tmp_path / "r.json")
+    assert read_results(tmp_path / "r.json") == results()
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "schema version None"),
+        ('{"schema_version": 2}', "schema version 2; this program reads 3"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', "unknown folder"),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "package": "os"}}', "unknown folder"),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "package": ".."}}', "unknown folder"),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "package": "tests.numbers"}}', "does not fit"),
+    ],
+)
+def test_what_is_no_result_is_refused_with_one_sentence(tmp_path, text, reason):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UnusableResultsError, match=reason):
+        read_results(tmp_path / "r.json")
+
+
+def test_only_correct_answers_count_as_throughput():
+    made = row(load_result(count=300, failures=100))
+    assert made.requests["ok"] == 200
+    assert made.requests_per_second.mean == pytest.approx(200 / 3)
+    assert made.warnings == ["failed requests: 100 connection_error"]
+
+
+def test_output_is_counted_in_the_suites_unit():
+    made = row_of(OfferedLoad(1), [window()], 64, None, {})
+    assert made.output_per_second.mean == pytest.approx(64 * made.requests_per_second.mean)
+
+
+def test_percentiles_need_enough_requests_of_all_windows():
+    assert row(load_result(count=300)).latency_ms["p99"] is None
+    assert row(*[load_result(count=300)] * 3).latency_ms["p99"] == pytest.approx(10)
+
+
+def test_the_workers_part_of_a_row_follows_from_what_they_did():
+    work = {"queue_wait": 0.0, "predict": 0.5}
+    workers = [worker(30, busy_s=0.6, **work), worker(10, busy_s=0.2, **work)]
+    made = row_of(OfferedLoad(1), [window(workers=workers)], 1, None, {})
+    assert made.worker_shares == [0.75, 0.25]
+    assert made.mean_batch_size == 1
+    assert made.batch_sizes == {1: 40}
+    assert made.worker_busy_percent == pytest.approx(100 * 0.8 / 40 * 100 / 2)
+
+
+def test_a_good_row_carries_no_warning():
+    assert row(concurrency=1).warnings == []
+
+
+def test_a_concurrency_that_was_not_reached_is_noticed():
+    (warning,) = row(load_result(), concurrency=8).warnings
+    assert "mean concurrency only 1.0 of 8 (Little's law)" in warning
+
+
+def test_an_uneven_window_is_called_unstable():
+    uneven = load_result(ended=[100 + 3 * (index / 300) ** 2 for index in range(1, 301)])
+    assert any("unstable" in warning for warning in row(uneven).warnings)
+
+
+def test_a_client_near_its_ceiling_is_named():
+    made = row_of(OfferedLoad(1), [window(usage=NO_USAGE, client_ceiling=110.0)], 1, None, {})
+    assert any("client-bound: 91 %" in warning for warning in made.warnings)
+
+
+def test_requests_that_were_sent_late_are_told():
+    late = load_result(late_s=[0.0] * 290 + [0.02] * 10)
+    made = row_of(OfferedLoad(None, 100.0), [window(late)], 1, None, {})
+    assert any("3 % of the requests were sent over 5 ms late" in each for each in made.warnings)
+    assert made.client.mean_send_delay_ms == pytest.approx(20 * 10 / 300)
+    punctual = load_result(late_s=[0.001] * 300)
+    assert row_of(OfferedLoad(None, 100.0), [window(punctual)], 1, None, {}).warnings == []
+
+
+def test_cpu_that_the_hypervisor_took_is_told():
+    stolen = replace(USAGE, stolen_percent=12.0)
+    assert any("gave 12 % of a core to others" in each for each in row(usage=stolen).warnings)
+    little = replace(USAGE, stolen_percent=2.0)
+    assert row(usage=little).warnings == []
+
+
+def test_a_window_without_any_answer_makes_a_row():
+    made = row(LoadResult(opened=0.0, closed=1.0, client_cpu_s=0.0))
+    assert made.requests_per_second.mean == 0
+    assert made.latency_ms["mean"] is None
+    assert made.requests["sent"] == 0

@@ -1,0 +1,234 @@
+"""Whole runs: rounds and order, failures that stay visible, Ctrl-C, and never the wrong server."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from rich.console import Console
+
+from harness.load.connection import wire_format
+from harness.measure import epochs
+from harness.measure.capacity import Capacity, judged
+from harness.process import launch
+from harness.process.launch import ServerFailedError, attached_server, running_server
+from harness.run import CONTROL, plan_of, run
+from harness.suite import read_results
+from tests.numbers.suite import suite
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("steady", "dying", "stillborn")
+STEADY = "tests.numbers.server_steady", "--accelerator", "cpu"
+
+
+def options(tmp_path: Path, **changes) -> Namespace:
+    values = {
+        "variants": ["steady"],
+        "concurrency": [1, 4],
+        "epochs": 1,
+        "duration": 0.5,
+        "warmup": 0.1,
+        "rate": None,
+        "accelerator": "cpu",
+        "api_servers": 1,
+        "output_dir": tmp_path,
+        "seed": 0,
+        "timeout": 3.0,
+        "url": None,
+        "slo_p99_ms": None,
+    }
+    return Namespace(**(values | changes))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_projects_root(monkeypatch):
+    """`python -m tests.numbers...` is found from here."""
+    monkeypatch.chdir(ROOT)
+
+
+def measured(tmp_path: Path, names: tuple[str, ...], **changes):
+    log = io.StringIO()
+    wanted = options(tmp_path, variants=list(names), **changes)
+    results = run(suite(*names), wanted, Console(file=log, width=200))
+    return results, log.getvalue()
+
+
+def test_order_is_random_per_epoch_fixed_by_the_seed_with_the_baseline_twice(tmp_path):
+    def order(seed):
+        wanted = options(tmp_path, variants=list(NAMES), epochs=6, seed=seed)
+        return [[spec.name for spec in servers] for servers in plan_of(suite(), wanted).order()]
+
+    assert order(1) == order(1) != order(2)
+    assert all(sorted(names) == sorted([*NAMES, CONTROL]) for names in order(1))
+    assert len({tuple(names) for names in order(1)}) > 1
+
+
+def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(tmp_path):
+    results, log = measured(tmp_path, NAMES)
+    steady, dying, stillborn = (results.variants[name] for name in NAMES)
+    assert results.complete
+    assert steady.error is None
+    assert [row.requests["ok"] > 10 for row in steady.rows] == [True, True]
+    assert "no model for cpu" in stillborn.error
+    assert stillborn.rows == []
+    assert "about to die" in dying.error
+    assert "no model for cpu" in log
+    assert read_results(tmp_path / "benchmark_results.json") == results
+
+
+def test_two_servers_of_the_baseline_give_the_noise_floor_and_verdicts(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), epochs=2)
+    assert set(results.noise_floor_percent) == {"1", "4"}
+    assert all(floor >= 0 for floor in results.noise_floor_percent.values())
+    assert len(results.variants["steady"].rows[0].requests_per_second.windows) == 4
+    assert CONTROL not in results.variants
+
+
+def test_the_breakdown_explains_the_latency_and_cpu_has_roles(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), duration=1.5)
+    steady = results.variants["steady"]
+    for row in steady.rows:
+        assert sum(row.breakdown_ms.values()) == pytest.approx(row.latency_ms["mean"])
+        assert abs(row.breakdown_ms["unexplained"]) < 0.1 * row.latency_ms["mean"]
+        assert row.cpu_percent["http"] > 0
+        assert row.cpu_s_per_1000_requests["workers"] > 0
+        assert row.mean_batch_size == 1
+    assert steady.no_op_server.requests_per_second.mean > 0
+    assert 0 < steady.no_op_server.ingress_ms < 50
+    assert steady.in_process_per_second.mean == 1000
+
+
+def test_what_the_workers_did_during_the_warm_up_is_not_counted(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), concurrency=[4], warmup=1.5)
+    (row,) = results.variants["steady"].rows
+    served_in_batches = sum(size * count for size, count in row.batch_sizes.items())
+    assert served_in_batches < 2 * row.requests["sent"]  # with the warm-up it would be four times
+
+
+def test_open_loop_rows_are_offered_rates(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), rate=[50.0])
+    (row,) = results.variants["steady"].rows
+    assert (row.offered_rate, row.concurrency, row.load.name) == (50.0, None, "50/s")
+    assert row.requests_per_second.mean == pytest.approx(50, rel=0.6)
+    assert row.client.mean_send_delay_ms is not None
+
+
+def test_a_server_that_already_runs_is_measured_and_left_running(tmp_path):
+    with running_server(*STEADY) as server:
+        results, _ = measured(tmp_path, ("steady",), url=server.url)
+        assert launch.healthy(server.url)
+    assert results.variants["steady"].startup_s is None
+    assert results.variants["steady"].rows[0].cpu_percent["workers"] > 0
+    assert results.variants["steady"].rows[0].requests["ok"] > 10
+
+
+def test_another_server_on_the_chosen_port_is_never_measured(monkeypatch):
+    """The port is taken between choosing and binding, by a server that looks healthy."""
+    with running_server(*STEADY) as orphan:
+        monkeypatch.setattr(launch, "free_port", lambda: int(orphan.url.rpartition(":")[2]))
+        with (
+            pytest.raises(ServerFailedError, match=r"another server answers|cannot listen on"),
+            running_server(*STEADY),
+        ):
+            pytest.fail("the orphan was taken for the server that was launched")
+
+
+def test_a_server_that_is_replaced_during_the_run_is_noticed():
+    with running_server(*STEADY) as server:
+        impostor = launch.Server(server.url, "another run", None, None, {}, None)
+        with pytest.raises(ServerFailedError, match="another server answers"):
+            impostor.stats()
+
+
+def test_a_url_where_nobody_answers_is_one_sentence():
+    with pytest.raises(ServerFailedError, match="is the server up"):
+        attached_server("http://127.0.0.1:9")
+
+
+def test_too_many_requests_at_once_get_503_and_when_to_come_back():
+    with running_server(*STEADY) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        body = b'{"n": 1, "sleep_s": 1}'
+        request = b"\r\n".join(wire_format(f"{server.url}/predict", body))
+        held = [socket.create_connection(address) for _ in range(4)]  # the server's limit
+        for connection in held:
+            connection.sendall(request)
+        time.sleep(0.3)
+        refused = requests.post(f"{server.url}/predict", json={"n": 2}, timeout=5)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert launch.healthy(server.url)
+        for connection in held:
+            connection.close()
+
+
+RUN = """
+import signal
+import sys
+from pathlib import Path
+from rich.console import Console
+from harness.run import run
+from tests.numbers.suite import suite
+from tests.test_runs import options
+if __name__ == "__main__":
+    # the tests may run in the background, where SIGINT is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    results = run(suite("steady"), options(Path(sys.argv[1]), epochs=50), Console())
+    print("kept", len(results.variants["steady"].rows[0].requests_per_second.windows))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, number):
+    (tmp_path / "run.py").write_text(RUN)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "benchmark_results.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1.5)  # into the next launch
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > 3
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert "kept" in output, errors
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    kept = read_results(tmp_path / "benchmark_results.json")
+    assert kept.variants["steady"].error is None
+    assert not kept.complete
+
+
+def test_capacity_is_searched_once_per_variant_on_a_server_of_its_own(tmp_path, monkeypatch):
+    searched = []
+
+    def one_window(job, run_load, slo_p99_ms):
+        searched.append(job.url)
+        load = run_load(replace(job, rate=40.0, duration_s=0.5))
+        return Capacity(slo_p99_ms, 40.0, 42.0, [judged(40.0, load, slo_p99_ms)])
+
+    monkeypatch.setattr(epochs, "capacity", one_window)
+    names = ("steady", "stillborn")
+    measured(tmp_path, names, concurrency=[1], epochs=2, slo_p99_ms=400.0)
+    steady, stillborn = read_results(tmp_path / "benchmark_results.json").variants.values()
+    assert len(searched) == 1
+    assert steady.capacity.text == "at least 40 requests/s, below 42"
+    assert steady.capacity.windows[0].requests["ok"] > 5
+    assert (steady.error, stillborn.capacity) == (None, None)
