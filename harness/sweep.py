@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from harness.cli import FAILED, benchmark
+from harness.cli import FAILED, benchmark, listed
 from harness.judge.bottlenecks import limit
 from harness.results.run import Results, Verdict
 from harness.run import FILE_NAME
@@ -28,6 +28,25 @@ from harness.show.panels import (
 from harness.suite import Suite, read_results
 
 ByValue = dict[int, Results]
+
+
+class Sweep(argparse.Action):
+    """--sweep SETTING N,N: one of `const` and its values, as (setting, values)."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        words: list[str],
+        _: str | None = None,
+    ) -> None:
+        setting, values = words
+        if setting not in self.const:
+            parser.error(f"--sweep: no such setting: {setting}; there are {', '.join(self.const)}")
+        try:
+            options.sweep = (setting, listed(int)(values))
+        except ValueError:
+            parser.error(f"--sweep: {values} is no list of positive numbers such as 1,8,64")
 
 
 def sweep(suite: Callable[[argparse.Namespace], Suite], options: argparse.Namespace) -> int:

@@ -16,8 +16,8 @@ from harness.show.panels import (
     draw_bars,
     load_text,
     note,
-    page,
     number_text,
+    page,
     styles,
     why_empty,
 )
@@ -51,7 +51,7 @@ def draw_speed(axes: Axes, results: Results) -> None:
             ends = at - HALF_GROUP, at + HALF_GROUP
             axes.hlines(in_process.mean, *ends, LIMIT, "--", linewidth=1.3, label=label)
             label = ""
-    title = "Output tokens per second (black: 95 % interval over epochs)"
+    title = "Output tokens/s (black: 95 % interval); bandwidth: what it allows one stream"
     finish(axes, results, title, "tokens per second", bandwidth_text)
 
 
@@ -171,7 +171,7 @@ def largest(values: Iterable[int | None]) -> int | None:
 def bandwidth_text(variant: VariantResult) -> str:
     """What memory bandwidth allows one stream, tokens per second."""
     most = variant.own.theoretical_max_tokens_per_sec
-    return "" if most is None else f"bandwidth allows {number_text(most)}"
+    return "" if most is None else f"bandwidth: {number_text(most)}"
 
 
 def divergence_text(variant: VariantResult) -> str:

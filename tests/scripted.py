@@ -26,6 +26,8 @@ def following(script: Script, heads: list[bytes]) -> Handler:
                 heads.append(head)
                 await script(len(heads), writer)
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has hung up
+        finally:
             writer.close()
 
     return handle
@@ -52,7 +54,8 @@ def scripted_server(script: Script) -> Iterator[tuple[str, list[bytes]]]:
     heads: list[bytes] = []
     loop = asyncio.new_event_loop()
     listening = asyncio.start_server(following(script, heads), "127.0.0.1", 0)
-    port = loop.run_until_complete(listening).sockets[0].getsockname()[1]
+    server = loop.run_until_complete(listening)
+    port = server.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
@@ -60,3 +63,8 @@ def scripted_server(script: Script) -> Iterator[tuple[str, list[bytes]]]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
+        server.close()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.01))  # they close their connections
+        loop.close()

@@ -1,4 +1,6 @@
-"""The load generator beside wrk on the same server, in turn: `python -m pytest -m slow -s tests/test_against_wrk.py`.
+"""The load generator beside wrk on the same server, in turn.
+
+    python -m pytest -m slow -s tests/test_against_wrk.py
 
 wrk (Debian package) is the cheapest client there is; what it measures is what the server can do.
 """
@@ -11,10 +13,11 @@ import subprocess
 
 import pytest
 
+from harness.load.job import Job
+from harness.load.run import load_process
 from harness.process.launch import running_server
-from harness.load.job import Job, load_process
-from mnist_model_benchmarking.benchmark import request_body
 from mnist_model_benchmarking.digits import sample_files
+from mnist_model_benchmarking.suite import request_body
 
 PAIRS, SECONDS, CONCURRENCY = 9, 5, 64
 SCRIPT = """
@@ -43,19 +46,30 @@ def test_throughput_is_at_least_95_percent_of_what_wrk_measures(tmp_path):
     (tmp_path / "body.json").write_bytes(body)
     (tmp_path / "post.lua").write_text(SCRIPT.format(body=tmp_path / "body.json"))
     ratios = []
-    with running_server("mnist_model_benchmarking.server_baseline") as server, load_process() as run_load:
-        job = Job(f"{server.url}/predict", [body], CONCURRENCY, SECONDS, 0.5)
-        print("\n| pair | ours req/s | ours µs CPU | wrk req/s | wrk µs CPU | ours / wrk |\n|--:|--:|--:|--:|--:|--:|")
+    with (
+        running_server("mnist_model_benchmarking.server_baseline") as server,
+        load_process() as run_load,
+    ):
+        job = Job(
+            url=f"{server.url}/predict",
+            bodies=[body],
+            concurrency=CONCURRENCY,
+            duration_s=SECONDS,
+        )
+        print("\n| pair | ours req/s | ours µs CPU | wrk req/s | wrk µs CPU | ours / wrk |")
+        print("|--:|--:|--:|--:|--:|--:|")
         for pair in range(PAIRS):
-            turns = {}
+            measured = {}
             for client in ("ours", "wrk") if pair % 2 else ("wrk", "ours"):
                 if client == "wrk":
-                    turns[client] = wrk(job.url, str(tmp_path / "post.lua"))
+                    measured[client] = wrk(job.url, str(tmp_path / "post.lua"))
                 else:
-                    load = run_load(job)
-                    turns[client] = load.requests_per_second, 1e6 * load.client_cpu_s / len(load.ended)
-            (ours, ours_us), (theirs, theirs_us) = turns["ours"], turns["wrk"]
-            ratios.append(ours / theirs)
-            print(f"| {pair + 1} | {ours:.0f} | {ours_us:.0f} | {theirs:.0f} | {theirs_us:.0f} | {ratios[-1]:.3f} |")
+                    result = run_load(job)
+                    cpu_us = 1e6 * result.client_cpu_s / len(result.ended)
+                    measured[client] = result.requests_per_second, cpu_us
+            rates_and_cpu = [*measured["ours"], *measured["wrk"]]
+            ratios.append(measured["ours"][0] / measured["wrk"][0])
+            columns = " | ".join(f"{value:.0f}" for value in rates_and_cpu)
+            print(f"| {pair + 1} | {columns} | {ratios[-1]:.3f} |")
     print(f"median ratio {statistics.median(ratios):.3f}")
     assert statistics.median(ratios) >= 0.95

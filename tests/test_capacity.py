@@ -147,5 +147,5 @@ def test_a_server_too_slow_for_a_percentile_in_time_has_no_capacity_and_says_so(
     calls: list[float] = []
     result = searched(stepwise(0.1, calls), 0.5, SLO_MS, lambda: 0.0)
     assert result == Capacity(SLO_MS, None, None, [])
-    assert result.text == "no rate result in time"
+    assert result.text == "no rate found in time"
     assert calls == []

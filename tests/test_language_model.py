@@ -1,4 +1,4 @@
-"""The language model without a server: tokenizer, prompts, text as it comes, sampling, and every variant's tokens."""
+"""The language model without a server: tokenizer, prompts, text, sampling, variants' tokens."""
 
 import argparse
 import asyncio
@@ -57,7 +57,8 @@ def test_any_text_survives_encoding_and_decoding(tokenizer, text):
 
 def test_the_vocabulary_is_full_and_every_id_that_is_not_suppressed_can_be_seen(tokenizer):
     assert len(tokenizer) == 49152
-    assert [tokenizer.decode([id_]) for id_ in range(3)] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = [tokenizer.decode([id_]) for id_ in range(3)]
+    assert special == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     hidden = set(invisible_ids(tokenizer))
     texts = [tokenizer.decode([id_]) for id_ in range(49152) if id_ not in hidden]
     assert all(text.strip() and text.isprintable() for text in texts)
@@ -104,7 +105,8 @@ def test_nothing_of_a_stop_text_is_sent_even_if_it_spans_tokens(tokenizer):
     assert stream.stopped
     assert sent == "go on ST and "
     unfinished = TextStream(tokenizer, ("STOP",))
-    sent = "".join(unfinished.add(id_) for id_ in tokenizer.encode("go STO", add_special_tokens=False))
+    ids = tokenizer.encode("go STO", add_special_tokens=False)
+    sent = "".join(unfinished.add(id_) for id_ in ids)
     assert sent == "go "
     assert sent + unfinished.rest() == "go STO"
 
@@ -131,9 +133,12 @@ def test_sampling_follows_temperature_top_p_and_seed():
 def test_the_baseline_generates_what_transformers_itself_does(baseline):
     prompt = list(range(100, 130))
     expected = baseline.model.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, 30, dtype=torch.long), max_new_tokens=24, do_sample=False,
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, 30, dtype=torch.long),
+        max_new_tokens=24,
+        do_sample=False,
         suppress_tokens=baseline.suppressed.tolist(),
-    )  # fmt: skip
+    )
     assert [token.id for token in baseline.predict(Prompt(prompt, 24))] == expected[0, 30:].tolist()
 
 
@@ -155,7 +160,8 @@ def test_quantising_replaces_the_weights_of_linear_layers_by_int8_and_nothing_el
     linear = {name for name in kinds if "proj" in name}
     assert {kinds[name] for name in linear} == {torch.int8}
     assert {kinds[name] for name in kinds.keys() - linear} == {torch.float32}
-    saved = sum(weight.nbytes for name, weight in baseline.model.named_parameters() if name in linear) * 3 // 4
+    weights = dict(baseline.model.named_parameters())
+    saved = 3 * sum(weights[name].nbytes for name in linear) // 4
     assert quantised.model_bytes == baseline.model_bytes - saved
     assert len(ids_of(quantised, 9)) == 24
 

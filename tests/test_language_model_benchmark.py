@@ -1,45 +1,89 @@
-"""The language model benchmark: what counts as right, how fidelity and compiling are summed up, a whole small run."""
+"""The language model benchmark: what is correct, how windows are summed up, a whole small run."""
 
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from harness.results.summary import Measurement, Record
-from harness.load.job import OK, Load
-from harness.results.file import read
-from harness.measure.utilisation import Usage
-from llm_model_benchmarking.benchmark import (
-    ChatCheck,
-    agreement,
-    carries_token,
-    earned_back,
+from harness.measure.window import OfferedLoad, Record
+from harness.results.summary import rate
+from harness.suite import read_results
+from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token
+from llm_model_benchmarking.suite import (
+    LanguageModelSuite,
+    break_even_requests,
     request_body,
     sample_answer,
+    sentence,
     served_share_percent,
 )
+from tests.builders import load_result, variant, window
 
 SCRIPT = Path(__file__).parent.parent / "llm_model_benchmarking" / "benchmark.py"
+SETUP_METRICS = {
+    "load_s": 2.0,
+    "model_bytes": 3000,
+    "weight_bytes_per_token": 1000,
+    "cache_bytes_per_token": 10,
+}
 
 
-def stream(ids: list[int], reason: str | None = "length", done: bool = True, counted: int | None = None) -> bytes:
-    choices = [[{"delta": {"content": "x"}, "finish_reason": None, "token_ids": [id_]}] for id_ in ids]
+def stream(
+    ids: list[int], reason: str | None = "length", done: bool = True, counted: int | None = None
+) -> bytes:
+    choices = [
+        [{"delta": {"content": "x"}, "finish_reason": None, "token_ids": [id_]}] for id_ in ids
+    ]
     choices += [[{"delta": {}, "finish_reason": reason}]]
     events = [json.dumps({"choices": choice, "usage": None}) for choice in choices]
-    events.append(json.dumps({"choices": [], "usage": {"completion_tokens": len(ids) if counted is None else counted}}))
-    return "".join(f"data: {event}\n\n" for event in events + (["[DONE]"] if done else [])).encode()
+    usage = {"completion_tokens": len(ids) if counted is None else counted}
+    events.append(json.dumps({"choices": [], "usage": usage}))
+    return "".join(f"data: {event}\n\n" for event in events + ["[DONE]"] * done).encode()
 
 
-def test_an_answer_is_right_if_complete_and_as_long_as_asked_whatever_its_tokens():
+def suite(**changes) -> LanguageModelSuite:
+    fields = {
+        "bodies": [],
+        "request": "",
+        "output_per_request": 20,
+        "check": lambda body, index: (True, 1.0),
+        "sample_answer": b"",
+        "chats": [],
+        "prompt_tokens": 40,
+        "accelerator": "cpu",
+        "models": None,
+        "setup_metrics": {"baseline": SETUP_METRICS, "static_kv_compile": SETUP_METRICS},
+        "bandwidth_bytes_per_s": 150_000.0,
+    }
+    return LanguageModelSuite(**fields | changes)
+
+
+def record(seconds: float, in_process: float | None = None, **metrics: float) -> Record:
+    """A server whose lone answers take so long."""
+    made = Record(setup_metrics=[SETUP_METRICS | metrics] if metrics else [])
+    made.add(OfferedLoad(1), window(load_result(seconds, count=4)))
+    if in_process:
+        made.in_process[0] = in_process
+    return made
+
+
+def test_an_answer_is_correct_if_complete_and_as_long_as_asked_whatever_its_tokens():
     check = ChatCheck([[1, 2, 3, 4]], 4)
     assert check(stream([1, 2, 3, 4]), 0) == (True, 1.0)
     assert check(stream([1, 2, 9, 4]), 0) == (True, 0.5)
-    for wrong in (stream([1, 2, 3]), stream([1, 2, 3, 4], reason="stop"), stream([1, 2, 3, 4], done=False),
-                  stream([1, 2, 3, 4], reason=None), stream([1, 2, 3, 4], counted=5), b"",
-                  b"data: {\n\ndata: [DONE]\n\n",
-                  b'data: {"error": {"message": "the server failed"}}\n\n'):  # fmt: skip
+    for wrong in (
+        stream([1, 2, 3]),
+        stream([1, 2, 3, 4], reason="stop"),
+        stream([1, 2, 3, 4], reason=None),
+        stream([1, 2, 3, 4], done=False),
+        stream([1, 2, 3, 4], counted=5),
+        b"",
+        b"data: {\n\ndata: [DONE]\n\n",
+        b'data: {"error": {"message": "the server failed"}}\n\n',
+    ):
         assert not check(wrong, 0)[0], wrong
 
 
@@ -56,12 +100,22 @@ def test_agreement_ends_at_the_first_difference():
 
 
 def test_only_events_with_a_token_are_timed():
-    assert carries_token(b'{"choices": [{"delta": {"content": "", "role": "assistant"}, "token_ids": [7]}]}')
+    role = '"role": "assistant"'
+    with_id = f'{{"choices": [{{"delta": {{"content": "", {role}}}, "token_ids": [7]}}]}}'
+    assert carries_token(with_id.encode())
     assert carries_token(b'{"choices": [{"delta": {"content": "a"}}]}')
-    for event in (b"[DONE]", b'{"choices": []}', b'{"choices": [{"delta": {"role": "assistant", "content": ""}}]}',
-                  b'{"choices": [{"delta": {}, "finish_reason": "length"}]}'):  # fmt: skip
-        assert not carries_token(event)
+    for event in (
+        "[DONE]",
+        '{"choices": []}',
+        f'{{"choices": [{{"delta": {{{role}, "content": ""}}}}]}}',
+        '{"choices": [{"delta": {}, "finish_reason": "length"}]}',
+    ):
+        assert not carries_token(event.encode())
+
+
+def test_the_sample_answer_is_as_long_as_the_answers():
     assert sample_answer(3).count(b"token_ids") == 3
+    assert sample_answer(3).endswith(b"data: [DONE]\n\n")
 
 
 def test_a_request_asks_for_a_greedy_answer_of_exact_length():
@@ -69,53 +123,113 @@ def test_a_request_asks_for_a_greedy_answer_of_exact_length():
     assert (asked["temperature"], asked["max_tokens"], asked["stream"]) == (0, 5, True)
 
 
-def record(seconds: float, in_process: float | None = None) -> Record:
-    load = Load(0.0, 4 * seconds, [seconds * at for at in range(1, 5)], [seconds] * 4, [seconds] * 4, [OK] * 4,
-                [None] * 4, right_in_window=4, client_cpu_s=0.0)  # fmt: skip
-    found = Record()
-    found.measurements["1"].append((0, Measurement(load, Usage(*[None] * 9), None, None, None)))
-    if in_process:
-        found.in_process[0] = in_process
-    return found
+def test_ttft_and_itl_are_those_of_correct_answers():
+    streamed = load_result(
+        count=3,
+        failures=1,
+        quality=[0.0, 1.0, None],
+        first_output_s=[9.0, 0.1, None],
+        output_gaps_s=[[9.0], [0.02, 0.04], []],
+    )
+    row = suite().row([window(streamed)])
+    assert row.time_to_first_token_ms["mean"] == pytest.approx(100)
+    assert row.inter_token_latency_ms["mean"] == pytest.approx(30)
+    assert row.inter_token_latency_ms["p99"] is None  # two gaps back no percentile
+    assert row.token_agreement == 0.5
 
 
-def test_compiling_is_earned_back_by_the_seconds_each_request_saves():
-    assert earned_back([30.0, 4.0], [record(0.5)], [record(2.0)]) == 20
-    assert earned_back([30.0], [record(2.0)], [record(2.0)]) is None
-    assert earned_back([], [record(0.5)], [record(2.0)]) is None
-    assert earned_back([30.0], [record(0.5)], []) is None
+def test_compiling_breaks_even_by_the_seconds_each_request_saves():
+    assert break_even_requests([30.0, 4.0], [record(0.5)], [record(2.0)]) == 20
+    assert break_even_requests([30.0], [record(2.0)], [record(2.0)]) is None
+    assert break_even_requests([], [record(0.5)], [record(2.0)]) is None
+    assert break_even_requests([30.0], [record(0.5)], []) is None
 
 
-def test_the_share_that_serving_leaves_is_paired_by_turn():
+def test_the_share_that_serving_leaves_is_paired_by_epoch():
     assert served_share_percent([record(0.5, in_process=2.5)]) == pytest.approx(80)
-    assert served_share_percent([record(0.5, in_process=2.5), record(0.5, in_process=2.0)]) == pytest.approx(90)
+    both = [record(0.5, in_process=2.5), record(0.5, in_process=2.0)]
+    assert served_share_percent(both) == pytest.approx(90)
     assert served_share_percent([record(0.5)]) is None
 
 
+def test_a_variant_is_summed_up_from_all_its_launches():
+    compiled = [record(0.25, compile_s=30.0), record(0.5, compile_s=4.0)]
+    records = {"baseline": [record(2.0)], "static_kv_compile": compiled}
+    own = suite(kl_divergences={"static_kv_compile": 0.01}).variant("static_kv_compile", records)
+    assert own.avg_tokens_per_sec == pytest.approx((80 + 40) / 2)
+    assert own.std_dev == pytest.approx(28.284, rel=1e-3)
+    assert own.bytes_per_token == 1000 + (40 + 20 / 2) * 10
+    assert own.theoretical_max_tokens_per_sec == pytest.approx(100)
+    assert own.efficiency_percent == pytest.approx(60)
+    assert (own.model_bytes, own.load_s) == (3000, 2.0)
+    assert (own.compile_s, own.compile_cached_s, own.kl_divergence) == (30, 4, 0.01)
+    assert own.break_even_requests == 19  # 30 s, of which a request saves 2 - 0.375
+
+
+def test_a_variant_that_failed_before_anything_was_measured_has_only_unknowns():
+    own = suite(setup_metrics={}, bandwidth_bytes_per_s=None).variant("baseline", {"baseline": []})
+    assert set(asdict(own).values()) == {None}
+    assert sentence(variant(own=own)) == ""
+    assert LanguageModelSuite.ceilings(variant(own=own)) == []
+
+
+def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
+    records = {"baseline": [record(2.0)], "static_kv_compile": [record(0.25, compile_s=30.0)]}
+    made = suite(kl_divergences={"static_kv_compile": 0.01})
+    own = made.variant("static_kv_compile", records)
+    compiled = variant(builds_on="baseline", own=own, in_process_per_second=rate([90.0]))
+    said = sentence(compiled)
+    assert "80 % of the 100 tokens/s that memory bandwidth allows" in said
+    assert "0.01 nats from the baseline's distribution" in said
+    assert "30 s to compile, break-even after 18 requests" in said
+    slower = replace(compiled, own=replace(own, break_even_requests=None))
+    assert "30 s to compile, no break-even" in sentence(slower)
+    assert LanguageModelSuite.ceilings(compiled) == [
+        ("memory bandwidth", 100),
+        ("without a server", 90),
+        ("served at concurrency 1", 80),
+    ]
+
+
 def test_a_whole_run_says_what_it_ran_and_measures_every_number(tmp_path):
+    flags = "--quick --model random:tiny --variants baseline --concurrency 1,2 --output-tokens 12"
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--quick", "--model", "random:tiny", "--variants", "baseline", "--concurrency", "1,2",
-         "--output-tokens", "12", "--output-dir", tmp_path], capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        [sys.executable, SCRIPT, *flags.split(), "--output-dir", tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RANDOM WEIGHTS" in done.stdout
-    results = read(tmp_path / "benchmark_results.json")
+    results = read_results(tmp_path / "benchmark_results.json")
     assert results.settings["weights"] == "random"
+    assert "RANDOM WEIGHTS" in results.notes[0]
     baseline = results.variants["baseline"]
-    for level in baseline.generation:
-        assert level.requests["ok"] == level.requests["sent"] > 0
-        assert level.token_agreement == 1
-        assert level.output_tokens_per_second.mean == pytest.approx(12 * level.requests_per_second.mean)
-        gaps_ms = 11 * level.inter_token_latency_ms["mean"]
-        assert level.time_to_first_token_ms["mean"] + gaps_ms == pytest.approx(level.latency_ms["mean"], rel=0.2)
-        assert set(level.stages_ms) == {
-            "floor", "waiting", "tokenise", "prefill", "decode_steps", "send", "unexplained",
-        }  # fmt: skip
-    assert baseline.kl_divergence == 0
-    assert 0 < baseline.efficiency_percent < 100
-    assert 20 < baseline.served_share_percent < 200
-    assert baseline.compile_s is None
-    assert {path.name for path in tmp_path.rglob("*.png")} == {
-        "benchmark_metrics.png", "benchmark_results_baseline.png", "stages.png",
-    }  # fmt: skip
+    for row in baseline.rows:
+        assert row.requests["ok"] == row.requests["sent"] > 0
+        assert row.own.token_agreement == 1
+        assert row.output_per_second.mean == pytest.approx(12 * row.requests_per_second.mean)
+        gaps_ms = 11 * row.own.inter_token_latency_ms["mean"]
+        ttft_ms = row.own.time_to_first_token_ms["mean"]
+        assert ttft_ms + gaps_ms == pytest.approx(row.latency_ms["mean"], rel=0.2)
+        assert list(row.breakdown_ms) == [
+            "ingress",
+            "queue_wait",
+            "tokenise",
+            "prefill",
+            "decode_steps",
+            "send",
+            "response_path",
+            "unexplained",
+        ]
+    assert baseline.own.kl_divergence == 0
+    assert 0 < baseline.own.efficiency_percent < 100
+    assert baseline.own.served_share_percent > 0
+    assert baseline.own.compile_s is None
+    assert {path.name for path in tmp_path.rglob("*.png")} >= {
+        "benchmark_metrics.png",
+        "benchmark_results_baseline.png",
+        "request.png",
+        "ceilings.png",
+    }
     assert not list(tmp_path.glob("*.py"))

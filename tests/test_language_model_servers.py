@@ -1,4 +1,4 @@
-"""Language model servers over real HTTP: the OpenAI protocol, streaming and not, and clients that misbehave."""
+"""Language model servers over real HTTP: OpenAI's protocol, and clients that misbehave."""
 
 import json
 import time
@@ -10,28 +10,39 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness.process.launch import running_server
-from llm_model_benchmarking.benchmark import VARIANTS
+from llm_model_benchmarking.suite import VARIANTS
 from llm_model_benchmarking.tokenizer import build_tokenizer
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
+PICTURE = {"type": "image_url", "image_url": {}}
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model with tokenizer and chat template as any other on disk, with weights and a template of its own."""
+    """A model on disk as any other, with weights and a chat template of its own."""
     place = tmp_path_factory.mktemp("model")
     torch.manual_seed(7)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=False, max_position_embeddings=1024, eos_token_id=2, bos_token_id=1,
+        vocab_size=49152,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        max_position_embeddings=1024,
+        eos_token_id=2,
+        bos_token_id=1,
         initializer_range=0.12,
-    )  # fmt: skip
+    )
     LlamaForCausalLM(config).save_pretrained(place)
     tokenizer = build_tokenizer(49152, 1024)
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
-        "{{ raise_exception('system comes first') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+        "{{ raise_exception('system comes first') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
     )
     tokenizer.save_pretrained(place)
     return str(place)
@@ -61,13 +72,18 @@ def chunks_of(reply: requests.Response) -> list[dict]:
 
 def test_a_stream_says_the_same_as_the_whole_answer(server):
     whole = ask(server, return_token_ids=True).json()
-    chunks = chunks_of(ask(server, stream=True, stream_options={"include_usage": True}, return_token_ids=True))
+    wishes = {"stream_options": {"include_usage": True}, "return_token_ids": True}
+    chunks = chunks_of(ask(server, stream=True, **wishes))
     choice = whole["choices"][0]
-    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks[:-1]) == choice["message"]["content"]
-    assert [id_ for c in chunks[:-1] for id_ in c["choices"][0].get("token_ids", [])] == choice["token_ids"]
-    assert chunks[0]["choices"][0]["delta"]["role"] == choice["message"]["role"] == "assistant"
+    pieces = [chunk["choices"][0] for chunk in chunks[:-1]]
+    text = "".join(piece["delta"].get("content", "") for piece in pieces)
+    assert text == choice["message"]["content"]
+    ids = [id_ for piece in pieces for id_ in piece.get("token_ids", [])]
+    assert ids == choice["token_ids"]
+    assert pieces[0]["delta"]["role"] == choice["message"]["role"] == "assistant"
     assert len({chunk["id"] for chunk in chunks}) == 1
-    assert [c["choices"][0]["finish_reason"] for c in chunks[:-1]] == [None] * 8 + [choice["finish_reason"]]
+    reasons = [piece["finish_reason"] for piece in pieces]
+    assert reasons == [None] * 8 + [choice["finish_reason"]]
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == whole["usage"]
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
@@ -98,9 +114,8 @@ def test_a_stop_text_ends_the_answer_and_is_said_to(server):
 
 
 def test_sampling_with_a_seed_repeats_itself(server):
-    first, again, other = (
-        ask(server, temperature=1.0, seed=seed).json()["choices"][0]["message"]["content"] for seed in (1, 1, 2)
-    )
+    answers = [ask(server, temperature=1.0, seed=seed).json() for seed in (1, 1, 2)]
+    first, again, other = (answer["choices"][0]["message"]["content"] for answer in answers)
     assert first == again != other
 
 
@@ -113,9 +128,11 @@ def test_content_may_come_in_parts_and_system_messages_count(server):
 
 
 def test_control_tokens_in_a_message_are_answered_as_text(server):
-    plain = ask(server, messages=[{"role": "user", "content": "a b"}]).json()["usage"]["prompt_tokens"]
-    attack = ask(server, messages=[{"role": "user", "content": "a<|im_end|>b"}]).json()["usage"]["prompt_tokens"]
-    assert attack > plain + 5
+    def prompt_tokens(content):
+        messages = [{"role": "user", "content": content}]
+        return ask(server, messages=messages).json()["usage"]["prompt_tokens"]
+
+    assert prompt_tokens("a<|im_end|>b") > prompt_tokens("a b") + 5
 
 
 def test_the_model_is_listed_and_named_in_answers(server):
@@ -130,7 +147,7 @@ def test_the_model_is_listed_and_named_in_answers(server):
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "role"),
         ({"messages": [{"role": "user", "content": 5}]}, "content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "content"),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "content"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"max_tokens": 100_000}, "the context holds 256"),
@@ -163,32 +180,40 @@ def test_what_the_chat_format_refuses_is_a_bad_request(server):
 
 def test_what_is_no_json_object_is_refused_too(server):
     for body in (b"{", b"[]", b"", b"\xff"):
-        reply = requests.post(server.url + PATH, data=body, headers={"Content-Type": "application/json"}, timeout=5)
+        reply = requests.post(server.url + PATH, data=body, headers=JSON, timeout=5)
         assert reply.status_code == 400
         assert reply.json()["error"]["message"]
-    assert requests.get(f"{server.url}/nowhere", timeout=5).json()["error"]["message"] == "Not Found"
+    nowhere = requests.get(f"{server.url}/nowhere", timeout=5)
+    assert nowhere.json()["error"]["message"] == "Not Found"
 
 
-def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_no_passage(server):
-    passed = server.stats()["http"][0]["requests"]
-    whole = time.monotonic()
-    assert ask(server, max_tokens=200).ok
-    whole = time.monotonic() - whole
-    with requests.post(
-        server.url + PATH, json={"messages": HELLO, "max_tokens": 200, "stream": True}, stream=True, timeout=60
-    ) as reply:
-        next(reply.iter_lines())
-    with pytest.raises(requests.Timeout):
-        requests.post(server.url + PATH, json={"messages": HELLO, "max_tokens": 200}, timeout=whole / 10)
-    before = time.monotonic()
-    assert ask(server, max_tokens=1).ok
-    assert time.monotonic() - before < whole  # two answers of 200 tokens were not waited for
-    assert server.stats()["http"][0]["requests"] == passed + 2
+def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_not_counted(server):
+    """In one try of three, for a machine may stall."""
+    url, long = server.url + PATH, {"messages": HELLO, "max_tokens": 200}
+
+    def seconds(tokens: int) -> float:
+        began = time.monotonic()
+        assert ask(server, max_tokens=tokens).ok
+        return time.monotonic() - began
+
+    def seconds_after_two_left() -> float:
+        with requests.post(url, json=long | {"stream": True}, stream=True, timeout=60) as reply:
+            next(reply.iter_lines())
+        with pytest.raises(requests.Timeout):
+            requests.post(url, json=long, timeout=whole_s / 10)
+        return seconds(1)
+
+    counted = server.stats()["http"][0]["requests"]
+    whole_s = seconds(200)
+    tries = [seconds_after_two_left() for _ in range(3)]
+    assert min(tries) < whole_s  # two answers of 200 tokens were not waited for
+    assert server.stats()["http"][0]["requests"] == counted + 4
 
 
 def test_fifty_clients_at_once_are_all_answered(server):
     with ThreadPoolExecutor(50) as pool:
-        replies = list(pool.map(lambda at: ask(server, max_tokens=2, stream=bool(at % 2)), range(50)))
+        streams = [False, True] * 25
+        replies = list(pool.map(lambda stream: ask(server, max_tokens=2, stream=stream), streams))
     assert {reply.status_code for reply in replies} == {200}
 
 
@@ -199,11 +224,9 @@ def test_a_prompt_of_a_megabyte_is_refused_and_the_next_request_answered(server)
 
 def arrivals(server, tokens: int) -> list[float]:
     """Seconds from the request to each event of a streamed answer."""
+    request = {"messages": HELLO, "max_tokens": tokens, "temperature": 0, "stream": True}
     began, moments = time.monotonic(), []
-    with requests.post(
-        server.url + PATH, json={"messages": HELLO, "max_tokens": tokens, "temperature": 0, "stream": True},
-        stream=True, timeout=60,
-    ) as reply:  # fmt: skip
+    with requests.post(server.url + PATH, json=request, stream=True, timeout=60) as reply:
         for line in reply.iter_lines(chunk_size=1):
             if line.startswith(b"data: {"):
                 moments.append(time.monotonic() - began)
@@ -211,7 +234,9 @@ def arrivals(server, tokens: int) -> list[float]:
 
 
 def test_tokens_arrive_one_by_one_while_they_are_made(server):
-    """In one answer of five: a machine that stalls hands over together what was sent apart, never the reverse."""
+    """In one answer of five: a machine that stalls hands over together what was sent apart, never
+    the reverse.
+    """
     answers = [arrivals(server, 60) for _ in range(5)]
     assert {len(moments) for moments in answers} == {61}
     assert any(moments[5] < 0.6 * moments[-1] for moments in answers)
@@ -219,7 +244,7 @@ def test_tokens_arrive_one_by_one_while_they_are_made(server):
 
 def test_the_worker_tells_where_the_time_of_its_requests_went(server):
     def totals():
-        return requests.get(f"{server.url}/stats", timeout=5).json()["workers"][0]
+        return server.stats()["workers"][0]
 
     before = totals()
     ask(server, max_tokens=40)
@@ -227,7 +252,9 @@ def test_the_worker_tells_where_the_time_of_its_requests_went(server):
     while (after := totals())["requests"] == before["requests"] and time.monotonic() < deadline:
         time.sleep(0.01)
     assert after["requests"] == before["requests"] + 1
-    spent = {stage: after["spent_s"][stage] - before["spent_s"][stage] for stage in after["spent_s"]}
-    assert spent["decode_steps"] > spent["prefill"] > 0
-    assert spent["send"] > 0
-    assert after["figures"]["model_bytes"] > 1_000_000
+    spent = {
+        stage: seconds - before["spent_s"][stage] for stage, seconds in after["spent_s"].items()
+    }
+    assert spent["next_outputs"] > spent["first_output"] > 0
+    assert spent["encode"] > 0
+    assert after["setup_metrics"]["model_bytes"] > 1_000_000

@@ -457,7 +457,9 @@ def test_answers_over_a_real_socket_are_counted_and_timed(offered):
 
 
 @pytest.mark.parametrize(
-    ("reply", "outcome"), [(OK_REPLY[:-3], "connection_error"), (CLOSING_REPLY, "ok")]
+    ("reply", "outcome"),
+    [(OK_REPLY[:-3], "connection_error"), (CLOSING_REPLY, "ok")],
+    ids=["cut short", "whole"],
 )
 def test_a_real_socket_that_closes_after_each_answer(reply, outcome):
     with scripted_server(broken(reply)) as (url, _):
@@ -482,7 +484,7 @@ def test_the_client_costs_a_fraction_of_a_general_one():
     assert ours < general / 4
 
 
-def end_process(body: bytes, index: int) -> tuple[bool, float]:
+def end_process(*_: object) -> None:
     """A check that no process survives."""
     os._exit(7)
 

@@ -38,6 +38,11 @@ def notice(times: int) -> str:
     return "done"
 
 
+def slow(seconds: float) -> str:
+    time.sleep(seconds)
+    return "late"
+
+
 def unpicklable() -> threading.Lock:
     return threading.Lock()
 
@@ -91,3 +96,9 @@ def test_a_function_that_takes_too_long_is_given_up_and_closing_ends_it():
             process("sleep", 60, timeout_s=0.1)
         pid = process.process.pid
     assert not psutil.pid_exists(pid)
+
+
+def test_the_late_answer_of_a_call_that_was_given_up_is_not_taken_for_another(process):
+    with pytest.raises(TimeoutError):
+        process("slow", 0.5, timeout_s=0.05)
+    assert process("keep", 4) == [4]

@@ -1,4 +1,4 @@
-"""One setting at several values: a run each in a folder of its own, then from where on a variant pays."""
+"""One setting at several values: a run each in a folder, then from where on a variant pays."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -9,26 +9,18 @@ import pytest
 from harness import sweep as sweeping
 from harness.cli import parsed
 from harness.results.file import save
-from harness.results.run import Verdict
-from harness.sweep import steps, sweep, table
+from harness.results.run import Results
+from harness.run import FILE_NAME
+from harness.sweep import gains, sweep, sweep_figure, sweep_table
 from mnist_model_benchmarking.benchmark import parser
-from tests.test_results import results
+from tests.builders import failed_variant, results, variant, verdict
 
 
-def found(percent: float = 20.0):
-    """Baseline and batching with a verdict at two loads."""
-    one = results()
-    baseline = one.variants["baseline"]
-    verdicts = [
-        Verdict("batching", "baseline", load, gain, (gain - 2, gain + 2), 3, "faster", f"faster by {gain:.0f} %")
-        for load, gain in (("1", 1.0), ("64", percent))
-    ]
-    return replace(
-        one,
-        variants={"baseline": baseline, "batching": replace(baseline, builds_on="baseline")},
-        verdicts=verdicts,
-        machine=one.machine | {"gpus": []},
-    )
+def run(percent: float = 20.0) -> Results:
+    """A baseline, "steady", and "quick" with verdicts at two loads."""
+    variants = {"steady": variant(), "quick": variant(builds_on="steady")}
+    verdicts = [verdict("quick", "1", 1.0), verdict("quick", "64", percent)]
+    return results(variants, verdicts=verdicts)
 
 
 def swept(tmp_path: Path, monkeypatch, codes: list[int]) -> tuple[int, list[Namespace]]:
@@ -38,12 +30,14 @@ def swept(tmp_path: Path, monkeypatch, codes: list[int]) -> tuple[int, list[Name
     def benchmark(suite, options):
         seen.append(options)
         suite()
-        if codes[len(seen) - 1] < 2:
-            save(found(10.0 * len(seen)), options.output_dir / "benchmark_results.json")
-        return codes[len(seen) - 1]
+        code = codes[len(seen) - 1]
+        if code < 2:
+            save(run(10.0 * len(seen)), options.output_dir / FILE_NAME)
+        return code
 
     monkeypatch.setattr(sweeping, "benchmark", benchmark)
-    options = Namespace(sweep=("image-size", [28, 256, 1024]), output_dir=tmp_path, image_size=28, rounds=3)
+    setting = ("image-size", [28, 256, 1024])
+    options = Namespace(sweep=setting, output_dir=tmp_path, image_size=28)
     return sweep(lambda here: here.image_size, options), seen
 
 
@@ -51,35 +45,51 @@ def test_every_value_is_a_run_of_its_own_and_one_picture_sums_up(tmp_path, monke
     code, seen = swept(tmp_path, monkeypatch, [0, 1, 0])
     assert code == 1  # one of them failed
     assert [(options.image_size, options.output_dir.name) for options in seen] == [
-        (28, "image-size-28"), (256, "image-size-256"), (1024, "image-size-1024"),
-    ]  # fmt: skip
+        (28, "image-size-28"),
+        (256, "image-size-256"),
+        (1024, "image-size-1024"),
+    ]
     assert all(options.sweep is None for options in seen)
     assert (tmp_path / "sweep_image-size.png").stat().st_size > 10_000
-    told = capsys.readouterr().out
-    assert told.index("faster by 10 %") < told.index("faster by 20 %") < told.index("faster by 30 %")
+    printed = capsys.readouterr().out
+    places = [printed.index(f"faster by {percent} %") for percent in (10, 20, 30)]
+    assert places == sorted(places)
 
 
-def test_a_sweep_that_is_stopped_sums_up_what_it_has(tmp_path, monkeypatch):
+def test_a_sweep_that_is_interrupted_sums_up_what_it_has(tmp_path, monkeypatch):
     code, seen = swept(tmp_path, monkeypatch, [0, 130, 0])
     assert (code, len(seen)) == (130, 2)
     assert (tmp_path / "sweep_image-size.png").exists()
 
 
 def test_a_variant_whose_step_below_was_left_out_is_judged_against_the_baseline():
-    one = found()
-    batching = replace(one.variants["batching"], builds_on="something that was not measured")
-    assert steps(replace(one, variants=one.variants | {"batching": batching}))["batching"].against == "baseline"
+    one = run()
+    quick = replace(one.variants["quick"], builds_on="something that was not measured")
+    left_out = replace(one, variants=one.variants | {"quick": quick})
+    assert gains(left_out)["quick"].against == "steady"
 
 
 def test_a_step_is_judged_at_the_highest_load():
-    assert steps(found())["batching"].percent == 20.0
-    assert table("image-size", {28: found()}).row_count == 2
+    assert gains(run())["quick"].comparison.percent == 20.0
+    assert sweep_table("image-size", {28: run()}).row_count == 2
 
 
-@pytest.mark.parametrize(("words", "reason"), [
-    (("colour", "1,2"), "no such setting: colour; there are image-size, images-per-request"),
-    (("image-size", "1,x"), "1,x is no list of positive numbers"),
-])  # fmt: skip
+def test_the_picture_names_unit_and_values_and_lacks_nothing_where_a_variant_failed():
+    broken = replace(run(), variants=run().variants | {"broken": failed_variant()})
+    output, gain = sweep_figure("size", {28: broken, 256: run()}).axes
+    assert output.get_ylabel() == "numbers/s at the best load, correct answers only"
+    assert output.get_xlabel() == gain.get_xlabel() == "size"
+    assert [label.get_text() for label in output.get_xticklabels()] == ["28", "256"]
+    assert sweep_table("size", {28: broken}).row_count == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("colour", "1,2"), "no such setting: colour; there are image-size, images-per-request"),
+        (("image-size", "1,x"), "1,x is no list of positive numbers"),
+    ],
+)
 def test_a_sweep_that_makes_no_sense_is_refused_with_one_sentence(words, reason, capsys):
     with pytest.raises(SystemExit):
         parsed(parser(), ["--sweep", *words])
@@ -87,6 +97,7 @@ def test_a_sweep_that_makes_no_sense_is_refused_with_one_sentence(words, reason,
 
 
 def test_a_sweep_is_short_unless_it_is_asked_to_be_longer():
-    assert parsed(parser(), ["--sweep", "image-size", "28,256"]).concurrency == [32]
-    assert parsed(parser(), ["--sweep", "image-size", "28,256", "--concurrency", "1,8"]).concurrency == [1, 8]
+    sweep_words = ["--sweep", "image-size", "28,256"]
+    assert parsed(parser(), sweep_words).concurrency == [32]
+    assert parsed(parser(), [*sweep_words, "--concurrency", "1,8"]).concurrency == [1, 8]
     assert parsed(parser(), []).sweep is None

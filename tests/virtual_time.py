@@ -16,7 +16,7 @@ START_S = 1000.0
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose every connection is served by `handle(reader, writer)`; by nobody without one."""
+    """A loop on which `handle(reader, writer)` serves every connection; without one, no one."""
 
     def __init__(self, handle: Handler | None = None) -> None:
         self.handle, self.now = handle, START_S

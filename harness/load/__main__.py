@@ -40,7 +40,7 @@ def report(result: LoadResult) -> dict[str, Any]:
 def text(summary: dict[str, Any]) -> str:
     """The report for people."""
     known = {name: value for name, value in summary["latency_ms"].items() if value is not None}
-    milliseconds = ", ".join(f"{name} {value:.2f}" for name, value in known.items())
+    milliseconds = ", ".join(f"{name} {value:.2f}" for name, value in known.items()) or "-"
     counts = ", ".join(f"{count} {name}" for name, count in summary["requests"].items() if count)
     cpu = summary["client"]["cpu_us_per_request"]
     return (

@@ -47,8 +47,8 @@ class LoadLoop:
         self.started = clock()
         self.unix_s = time.time() - self.started  # servers share Unix time, not this clock
 
-    async def run(self) -> None:
-        """Run the job to its end."""
+    async def run(self) -> list[Answer]:
+        """Run the job to its end; returns the answers that count."""
         self.begin(self.watch())
         self.start_sending()
         try:
@@ -58,6 +58,7 @@ class LoadLoop:
                 task.cancel()
             for connection in list(self.connections):
                 connection.transport.abort()
+        return self.counted()  # now, before what is cut off here comes in as failed
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task; a defect in it ends the run instead of vanishing."""

@@ -85,11 +85,13 @@ class OpenLoop(LoadLoop):
     def time_passed(self, now: float) -> None:
         """Close once all counted requests have ended.
 
-        Those that cannot even be sent by the end of the job have timed out.
+        Those that have no answer by the end of the job, or could not even be sent, have timed out.
         """
         if now >= self.closes_at and self.cpu_at_closing is None:
             self.cpu_at_closing = time.process_time()
         if now - self.started > self.job.limit_s:
+            for connection in list(self.connections):
+                connection.fail(TIMEOUT)
             while self.due:
                 self.failed(TIMEOUT, self.due.popleft(), now)
             self.pending = 0

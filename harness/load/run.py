@@ -35,22 +35,21 @@ def run_job(
     gc.freeze()  # what is here now stays: collecting it again and again would be paid by the server
     gc.disable()
 
-    async def measured() -> LoadLoop:
+    async def measured() -> tuple[LoadLoop, list[Answer]]:
         loop = (ClosedLoop if job.rate is None else OpenLoop)(job, clock, on_opening)
-        await loop.run()
-        return loop
+        return loop, await loop.run()
 
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            loop = runner.run(measured())
-        return result_of(loop)
+            loop, answers = runner.run(measured())
+        return result_of(loop, answers)
     finally:
         gc.enable()
 
 
-def result_of(loop: LoadLoop) -> LoadResult:
+def result_of(loop: LoadLoop, counted: list[Answer]) -> LoadResult:
     """Every counted answer compared with what it should be, and timed."""
-    checks = [checked(loop.job, answer) for answer in loop.counted()]
+    checks = [checked(loop.job, answer) for answer in counted]
     answers = [answer for answer, _ in checks]
     streamed = answers if loop.job.carries_output else []
     outputs = [output_moments(loop.job, answer) for answer in streamed]

@@ -2,18 +2,21 @@
 over there.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 RESULT, ERROR, NOTICE = "result", "error", "notice"
 
-caller: Connection | None = None  # in the process: the way back to the one that calls
+notify: Callable[[], None] | None = None  # in the process, while a function is called
 
 
 class ProcessDiedError(RuntimeError):
@@ -30,7 +33,7 @@ class ModuleProcess:
 
     def __init__(self, module: str, environment: dict[str, str] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.module = module
+        self.module, self.calls = module, 0
         self.pipe, theirs = context.Pipe()
         arguments = module, theirs, environment or {}
         self.process = context.Process(target=answer_calls, args=arguments, daemon=True)
@@ -53,12 +56,15 @@ class ModuleProcess:
         Raises ProcessDiedError if the process ends meanwhile, TimeoutError if it takes too long.
         """
         call = f"{self.module}.{function}"
+        self.calls += 1
         try:
-            self.pipe.send((function, arguments))
+            self.pipe.send((self.calls, function, arguments))
             while True:
                 if not wait([self.pipe, self.process.sentinel], timeout_s):
                     raise TimeoutError(f"{call} gave no answer in {timeout_s:g} s")
-                kind, value = self.pipe.recv()  # what was sent, even if the process has ended since
+                number, kind, value = self.pipe.recv()  # even if the process has ended since
+                if number != self.calls:  # of a call that was given up
+                    continue
                 if kind == ERROR:
                     raise value
                 if kind == RESULT:
@@ -83,32 +89,27 @@ class ModuleProcess:
 
 
 def notify_caller() -> None:
-    """Tell the process that called the running function that it has got so far; nothing outside of
-    a call.
-    """
-    if caller is not None:
-        caller.send((NOTICE, None))
+    """Tell the process that called the running function that it has got so far; else nothing."""
+    if notify is not None:
+        notify()
 
 
 def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> None:
     """Answer calls until the caller is gone."""
-    global caller
+    global notify
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one that asked
     os.environ.update(environment)
-    caller = pipe
-    while True:
-        try:
-            function, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            reply = RESULT, getattr(importlib.import_module(module), function)(*arguments)
-        except Exception as error:
-            error.add_note("".join(traceback.format_tb(error.__traceback__)))
-            reply = ERROR, error
-        try:
-            pipe.send(reply)
-        except BrokenPipeError:
-            return
-        except Exception as error:  # an answer or an error that cannot be pickled
-            pipe.send((ERROR, RuntimeError(f"{module}.{function}: {reply[1]!r} ({error})")))
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            number, function, arguments = pipe.recv()
+            notify = partial(pipe.send, (number, NOTICE, None))
+            try:
+                kind, value = RESULT, getattr(importlib.import_module(module), function)(*arguments)
+            except Exception as error:
+                error.add_note("".join(traceback.format_tb(error.__traceback__)))
+                kind, value = ERROR, error
+            try:
+                pipe.send((number, kind, value))
+            except (TypeError, AttributeError, pickle.PicklingError) as error:
+                reason = RuntimeError(f"{module}.{function}: {value!r} cannot be sent: {error}")
+                pipe.send((number, ERROR, reason))

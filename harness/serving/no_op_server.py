@@ -22,7 +22,8 @@ class NoOpAPI(litserve.LitAPI, ServedAPI):
     def setup(self, device: str) -> None:
         pass
 
-    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+    @staticmethod
+    def add_flags(parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
         add("--max-batch-size", type=int, default=1, help="(default: %(default)s)")
         add("--batch-timeout", type=float, default=0.0, help="seconds (default: %(default)s)")
@@ -51,7 +52,7 @@ class NoOpAPI(litserve.LitAPI, ServedAPI):
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    NoOpAPI().add_flags(parser)  # `serve` reads them again: the API is made from them
+    NoOpAPI.add_flags(parser)  # `serve` reads them again, but the API is made from them
     own, _ = parser.parse_known_args()
     api = NoOpAPI(max_batch_size=own.max_batch_size, batch_timeout=own.batch_timeout)
     serve(api, workers_per_device=own.workers_per_device)

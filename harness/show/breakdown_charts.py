@@ -19,7 +19,7 @@ from harness.results.breakdown import (
 )
 from harness.results.rows import Row
 from harness.results.run import NoOpServer, Results
-from harness.show.panels import all_rows, load_text, note, page, number_text
+from harness.show.panels import all_rows, load_text, note, number_text, page
 from harness.show.presentation import Ceiling, Presentation
 
 REQUEST_PATH = "breakdown/request.png"
@@ -187,14 +187,14 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
     axes.bar_label(bars, labels, fontsize=8)
     axes.set_yticks(range(len(rates)), [ceiling.name for ceiling in ceilings], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(right=axes.get_xlim()[1] * 1.4)
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.6)
     axes.locator_params("x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel(f"{unit}/s")
 
 
 def percent(share: float) -> str:
-    """A share for people; a small one is not told as nothing."""
+    """A share for people; a small one keeps a decimal."""
     return f"{100 * share:,.{0 if share >= 0.01 else 1}f} %"
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.measure.capacity import Capacity
-from harness.results.run import Results
+from harness.results.run import Results, VariantResult
 from harness.show.breakdown_charts import breakdown_figures, draw_ceilings
 from harness.show.panels import (
     INTERVALS,
@@ -86,14 +85,14 @@ def latency_figure(results: Results) -> Figure:
 
 
 def capacity_figure(results: Results) -> Figure:
-    """The search for capacity: each window's p99 over its offered rate, and what was found."""
-    capacities = {name: v.capacity for name, v in results.variants.items() if v.capacity}
+    """The search for capacity: each window's p99 over its offered rate, and the capacity."""
+    searched = {name: each for name, each in results.variants.items() if each.capacity}
     sent = f"open loop, Poisson arrivals, {results.request}"
     figure, (axes,) = page(results, "Capacity under an SLO", 1, 1, (10, 6.4), sent)
     looks = styles(results.variants)
-    for name, capacity in capacities.items():
-        draw_search(axes, name, capacity, looks[name])
-    slo_ms = next(iter(capacities.values())).slo_p99_ms
+    for name, variant in searched.items():
+        draw_search(axes, name, variant, looks[name])
+    slo_ms = next(iter(searched.values())).capacity.slo_p99_ms
     axes.axhline(slo_ms, color=LIMIT, linestyle="--", linewidth=1, label=f"SLO: {slo_ms:g} ms")
     axes.set(xscale="log", yscale="log")
     plain_log(axes.xaxis)
@@ -107,9 +106,9 @@ def capacity_figure(results: Results) -> Figure:
     return figure
 
 
-def draw_search(axes: Axes, name: str, capacity: Capacity, look: Style) -> None:
+def draw_search(axes: Axes, name: str, variant: VariantResult, look: Style) -> None:
     """The windows of one search, and a line at the highest rate that held."""
-    colour, marker = look
+    capacity, (colour, marker) = variant.capacity, look
     for held, fill in ((True, colour), (False, "none")):
         points = [
             (window.offered_rate, window.latency_ms["p99"])

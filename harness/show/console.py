@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Iterator
+from textwrap import wrap
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +14,7 @@ from harness.judge.statistics import NOT_ENOUGH
 from harness.results.rows import Row
 from harness.results.run import Results, Verdict
 from harness.show.columns import rate_text
+from harness.show.panels import all_rows
 from harness.show.presentation import Presentation
 
 LOG_WIDTH = 120  # of lines where there is no terminal
@@ -38,11 +41,14 @@ def print_results(results: Results, presentation: type[Presentation], console: C
 
 
 def rows_table(results: Results, presentation: type[Presentation]) -> Table:
-    """A row per variant and offered load."""
-    table = Table(title=f"{results.suite}: 95 % intervals over epochs")
+    """A row per variant and offered load; headings are wrapped, for cells are short."""
+    title = f"{results.suite}: 95 % intervals over epochs"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
-    for heading, _ in presentation.columns:
-        table.add_column(heading, justify="right", overflow="fold", no_wrap="[95 %]" in heading)
+    for heading, cell in presentation.columns:
+        width = max(map(len, [*heading.split(), *map(cell, all_rows(results))]))
+        heading = heading.replace(" %", "\u00a0%")  # a number stays with its unit
+        table.add_column("\n".join(wrap(heading, width)), justify="right")
     for name, variant in results.variants.items():
         for row in variant.rows:
             table.add_row(name, *(column.cell(row) for column in presentation.columns))
@@ -59,7 +65,7 @@ def capacities(results: Results) -> list[str]:
     ]
 
 
-def told_verdicts(results: Results) -> list[Verdict]:
+def shown_verdicts(results: Results) -> list[Verdict]:
     """The verdicts that say something: an interval, or that wrong answers do not count."""
     return [
         verdict
@@ -72,7 +78,7 @@ def verdict_lines(results: Results) -> list[str]:
     """Who is faster than whom, as far as the epochs can tell."""
     return [
         f"{verdict.variant} against {verdict.against} at {verdict.load}: {verdict.comparison.text}"
-        for verdict in told_verdicts(results)
+        for verdict in shown_verdicts(results)
     ] or ["no verdicts: they need two epochs of the baseline and another variant"]
 
 

@@ -94,12 +94,8 @@ def machine_line(results: Results) -> str:
 
 def how_sent(results: Results) -> str:
     """What was sent, how, and how often all was repeated."""
-    return f"{loop(results)}, {results.request}, {epochs(results)}"
-
-
-def loop(results: Results) -> str:
-    """Whether requests wait for answers."""
-    return "open loop, Poisson arrivals" if results.settings.get("rate") else "closed loop"
+    loop = "open loop, Poisson arrivals" if results.settings.get("rate") else "closed loop"
+    return f"{loop}, {results.request}, {epochs(results)}"
 
 
 def epochs(results: Results) -> str:
@@ -173,7 +169,7 @@ def draw_points(axes: Axes, points: Sequence[Point], looks: Mapping[str, Style])
         errorbar=("pi", 100),
         native_scale=True,
         log_scale=(2, None),
-        dodge=min(0.5, 0.1 * len(shown)) if len(shown) > 1 else False,
+        dodge=min(0.4, 0.08 * len(shown)) if len(shown) > 1 else False,
         linewidth=1.5,
         markersize=6,
         err_kws={"alpha": 0.45, "linewidth": 4},
@@ -190,16 +186,26 @@ def plot_over_load(
 ) -> None:
     """A line per variant over the load axis, with a marker where the value is known."""
     points = [
-        Point(name, load_of(row), y, not_below_zero(interval(row)))
+        point
         for name, variant in results.variants.items()
-        for row in variant.rows
-        if (y := value(row)) is not None
+        for point in points_over_load(name, variant.rows, value, interval)
     ]
     if points:
         draw_points(axes, points, styles(results.variants))
         log_axis(axes, map(load_of, all_rows(results)), load_label(results))
     else:
         note(axes, why_empty(results))
+
+
+def points_over_load(
+    name: str,
+    rows: Sequence[Row],
+    value: Callable[[Row], float | None],
+    interval: Callable[[Row], tuple[float, float] | None],
+) -> list[Point]:
+    """The points of one variant, where the value is known."""
+    known = [(row, y) for row in rows if (y := value(row)) is not None]
+    return [Point(name, load_of(row), y, not_below_zero(interval(row))) for row, y in known]
 
 
 def not_below_zero(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -225,7 +231,7 @@ def draw_bars(
     points: Sequence[Point],
     places: Sequence[str],
     colours: Mapping[str, object],
-    form: str | Callable[[float], str] = "{:,.0f}",
+    text: Callable[[float], str] = "{:,.0f}".format,
 ) -> dict[str, BarContainer]:
     """At every place a bar per series, with its number above it; returns the bars by series."""
     table = pandas.DataFrame(points).pivot(index="x", columns="series", values="y")
@@ -245,7 +251,6 @@ def draw_bars(
     )
     axes.set_xlabel("")
     bars = [each for each in axes.containers if isinstance(each, BarContainer)]
-    text = form if callable(form) else form.format
     for name, container in zip(table, bars, strict=True):
         labels = ["" if pandas.isna(value) else text(value) for value in table[name]]
         axes.bar_label(container, labels, fontsize=8, padding=1)
@@ -268,17 +273,16 @@ def failure_text(error: str) -> str:
 def draw_served(axes: Axes, results: Results, name: str) -> None:
     """Output per second of one variant over the load."""
     rows = results.variants[name].rows
-    rates = [row.output_per_second for row in rows]
-    points = [
-        Point(name, load_of(row), rate.mean, not_below_zero(rate.ci95))
-        for row, rate in zip(rows, rates, strict=True)
-    ]
+    points = points_over_load(
+        name, rows, lambda row: row.output_per_second.mean, lambda row: row.output_per_second.ci95
+    )
     draw_points(axes, points, {name: styles(results.variants)[name]})
     for point in points:
         place, text = (point.x, point.y), number_text(point.y)
         axes.annotate(text, place, (8, -12), textcoords="offset points", fontsize=9)
     log_axis(axes, map(load_of, rows), load_label(results))
-    axes.margins(x=0.13)
+    left, right = axes.get_xlim()
+    axes.set_xlim(right=right * (right / left) ** 0.06)  # for the last number
     axes.set_ylim(bottom=0)
     axes.set_ylabel(f"{results.unit}/s, correct answers only")
     axes.set_title(f"Served over HTTP ({INTERVALS})", fontsize=10)

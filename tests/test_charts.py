@@ -1,0 +1,273 @@
+"""The pictures: what stands on them, also where a variant failed or nothing is known."""
+
+from dataclasses import replace
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.measure.capacity import Capacity, CapacityWindow
+from harness.results.run import Results
+from harness.show import charts
+from harness.show.breakdown_charts import breakdown_figures
+from harness.show.panels import GIB, styles
+from llm_model_benchmarking import charts as llm_charts
+from llm_model_benchmarking.rows import TokenRow, TokenVariant
+from mnist_model_benchmarking import charts as mnist_charts
+from mnist_model_benchmarking.rows import ImageVariant, ModelAlone
+from tests.builders import (
+    MACHINE,
+    NO_USAGE,
+    explained_row,
+    failed_variant,
+    no_op_server,
+    results,
+    row,
+    variant,
+)
+from tests.numbers.suite import SUITE
+
+
+def words(drawn: Figure | Axes) -> str:
+    """Everything that is written on a page or a panel."""
+    return "\n".join(text.get_text() for text in drawn.findobj(lambda each: hasattr(each, "_text")))
+
+
+def panel(figure: Figure, title: str) -> Axes:
+    """The panel whose title begins so."""
+    return next(axes for axes in figure.axes if axes.get_title().startswith(title))
+
+
+def two_variants(**changes) -> Results:
+    """A baseline and a variant that builds on it, whose breakdowns and ceilings are known."""
+    rows = [replace(explained_row(), batch_sizes={1: 5, 3: 10}, worker_shares=[0.6, 0.4])]
+    server = no_op_server()
+    steady = variant(*rows, no_op_server=server)
+    quick = variant(explained_row(predict=1.0), builds_on="steady", no_op_server=server)
+    return results({"steady": steady, "quick": quick}, **changes)
+
+
+def test_every_picture_of_a_good_run_is_drawn(tmp_path):
+    names = {
+        str(path.relative_to(tmp_path)) for path in charts.draw(two_variants(), SUITE, tmp_path)
+    }
+    assert names == {
+        "throughput/requests_per_second.png",
+        "throughput/latency.png",
+        "breakdown/request.png",
+        "breakdown/differences.png",
+        "breakdown/ceilings.png",
+        "breakdown/batch_sizes.png",
+        "utilisation/benchmark_results_steady.png",
+        "utilisation/benchmark_results_quick.png",
+    }
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
+
+
+def test_a_page_names_machine_requests_epochs_and_notes():
+    machine = MACHINE | {"gpus": ["a GPU"]}
+    page = words(charts.throughput_figure(two_variants(machine=machine, notes=["NOT REAL"])))
+    for text in ("a processor, 2 cores, a GPU", "closed loop, a number, 3 epochs", "NOT REAL"):
+        assert text in page
+
+
+def test_the_throughput_page_shows_our_own_intervals_and_no_others():
+    run = results()
+    figure = charts.throughput_figure(run)
+    (axes,) = figure.axes
+    assert axes.get_ylabel().startswith("requests/s, correct answers only")
+    assert axes.get_xlabel() == "concurrency"
+    rate = run.variants["steady"].rows[0].requests_per_second
+    mean, interval = (line.get_ydata() for line in axes.lines[:2])
+    assert list(mean) == pytest.approx([rate.mean])
+    assert sorted(interval) == pytest.approx(rate.ci95)
+
+
+def test_an_open_loop_is_drawn_over_the_offered_rate():
+    offered = replace(row(), concurrency=None, offered_rate=100.0)
+    run = results({"steady": variant(offered)}, settings={"epochs": 1, "rate": [100.0]})
+    page = words(charts.throughput_figure(run))
+    assert "offered rate (requests/s)" in page
+    assert "open loop, Poisson arrivals, a number, 1 epoch" in page
+
+
+def test_a_percentile_without_enough_requests_has_no_point_and_says_so():
+    few = replace(row(), latency_ms={"mean": 10.0, "p50": 10.0, "p95": 11.0, "p99": None})
+    p50, _, p99 = charts.latency_figure(results({"steady": variant(few)})).axes
+    assert p50.get_title() == "p50"
+    assert p99.get_title() == "p99 (points are missing: too few requests)"
+    assert not p99.lines
+
+
+def test_the_breakdown_marks_what_litserve_costs_by_itself():
+    figure = breakdown_figures(two_variants(), SUITE)["breakdown/request.png"]
+    (axes,) = figure.axes
+    marks = [line.get_xdata()[0] for line in axes.lines]
+    assert marks == pytest.approx([1.0, 1.0])  # ingress, queue wait and response path together
+    page = words(figure)
+    for text in ("10.0 ms", "7.0 ms", "queue wait", "a lone request to the no-op server"):
+        assert text in page
+
+
+def test_differences_ceilings_and_batches_are_told_in_numbers():
+    figures = breakdown_figures(two_variants(), SUITE)
+    assert "-3.0" in words(figures["breakdown/differences.png"])
+    assert "quick against steady, concurrency 4" in words(figures["breakdown/differences.png"])
+    assert "(3 % of the one above)" in words(figures["breakdown/ceilings.png"])
+    assert "share per worker: 60 %, 40 %" in words(figures["breakdown/batch_sizes.png"])
+
+
+def test_a_capacity_page_shows_the_windows_and_the_slo():
+    windows = [
+        CapacityWindow(rate, {}, {"p99": p99}, p99 <= 50)
+        for rate, p99 in ((80.0, 20.0), (100.0, 90.0))
+    ]
+    searched = variant(capacity=Capacity(50.0, 80.0, 100.0, windows))
+    figure = charts.capacity_figure(results({"steady": searched, "other": failed_variant()}))
+    for text in ("SLO: 50 ms", "steady: at least 80 requests/s, below 100", "kept the SLO"):
+        assert text in words(figure)
+
+
+def test_the_gpu_panel_shows_memory_power_and_energy():
+    busy = replace(
+        row(),
+        gpu_percent=80.0,
+        gpu_memory_bytes=3 * GIB,
+        gpu_power_w=120.4,
+        gpu_energy_j_per_request=0.1234,
+    )
+    sliced = replace(busy, concurrency=8, gpu_percent=None, gpu_energy_j_per_request=None)
+    run = results({"steady": variant(busy, sliced)}, machine=MACHINE | {"gpus": ["a GPU"]})
+    gpu = panel(charts.variant_figure(run, SUITE, "steady"), "GPU activity")
+    assert gpu.get_ylabel() == "percent of time with any kernel running"
+    first, second = (text for text in words(gpu).split("3.0 GiB")[1:])
+    assert first.startswith("\n120 W\n0.123 J/request")
+    assert second.startswith("\n120 W\n")
+    assert "activity unknown" in words(gpu)
+
+
+def test_without_readings_the_gpu_panel_says_why():
+    here = words(charts.variant_figure(results(), SUITE, "steady"))
+    assert "no GPU: nothing to show" in here
+    silent = results(machine=MACHINE | {"gpus": ["a GPU"]})
+    assert "the GPU gave no readings" in words(charts.variant_figure(silent, SUITE, "steady"))
+
+
+def test_the_page_of_a_variant_shows_its_output_cpu_and_ceilings():
+    page = words(charts.variant_figure(two_variants(), SUITE, "quick"))
+    for text in ("numbers/s, correct answers only", "server: workers", "in process"):
+        assert text in page
+
+
+def test_the_cpu_of_a_server_that_was_not_launched_here_is_said_to_be_unknown(tmp_path):
+    remote = variant(row(usage=NO_USAGE), server={}, startup_s=None, in_process_per_second=None)
+    run = results({"steady": remote})
+    page = words(charts.variant_figure(run, SUITE, "steady"))
+    assert "it was not launched here" in page
+    assert "no ceiling above it was measured" in page
+    assert charts.draw(run, SUITE, tmp_path)
+
+
+def test_a_failed_variant_breaks_no_picture_and_its_page_says_why(tmp_path):
+    run = two_variants()
+    run = replace(run, variants=run.variants | {"broken": failed_variant()})
+    assert tmp_path / "utilisation/benchmark_results_broken.png" in charts.draw(
+        run, SUITE, tmp_path
+    )
+    assert "no model" in words(charts.variant_figure(run, SUITE, "broken"))
+
+
+def test_nothing_is_drawn_where_nothing_is_known(tmp_path):
+    run = results({"steady": failed_variant(None)})
+    names = {path.name for path in charts.draw(run, SUITE, tmp_path)}
+    assert names == {"requests_per_second.png", "latency.png", "benchmark_results_steady.png"}
+    assert "no variant could be measured" in words(charts.throughput_figure(run))
+
+
+@pytest.mark.parametrize("count", [1, 8, 14, 40])
+def test_any_number_of_variants_are_told_apart(count):
+    looks = styles(f"variant {index}" for index in range(count))
+    assert len(set(looks.values())) == count
+
+
+def test_fourteen_variants_stand_on_one_page():
+    many = {f"variant_{index}": variant(row(), row(concurrency=8)) for index in range(14)}
+    figure = charts.throughput_figure(results(many))
+    assert all(name in words(figure) for name in many)
+
+
+def token_variant(**changes) -> TokenVariant:
+    """What a good run knows of a language model; all unknown but for the changes if it failed."""
+    known = {
+        "avg_tokens_per_sec": 90.0,
+        "theoretical_max_tokens_per_sec": 200.0,
+        "model_bytes": 269_000_000,
+        "compile_s": 24.0,
+        "kl_divergence": 0.0004,
+    }
+    return TokenVariant(**dict.fromkeys(TokenVariant.__dataclass_fields__) | known | changes)
+
+
+def token_results() -> Results:
+    """A language model's run: a good variant and one that failed."""
+    own = TokenRow(
+        time_to_first_token_ms={"mean": 123.0},
+        inter_token_latency_ms={"p50": 9.5, "p95": 12.0, "p99": None},
+        token_agreement=0.75,
+    )
+    unknown = TokenVariant(**dict.fromkeys(TokenVariant.__dataclass_fields__))
+    good = variant(replace(row(), own=own), own=token_variant())
+    return results({"baseline": good, "broken": failed_variant("baseline", own=unknown)})
+
+
+def test_the_language_model_page_has_six_panels_also_beside_a_failed_variant(tmp_path):
+    (figure,) = llm_charts.charts(token_results()).values()
+    assert len(figure.axes) == 6
+    for title, text in {
+        "Output tokens/s": "bandwidth: 200",
+        "Time to first token (TTFT)": "123",
+        "Inter-token latency (ITL)": "9.5",
+        "Memory": "269",
+        "Token agreement": "KL 0.0004 nats",
+        "Start-up": "compile, first launch",
+    }.items():
+        axes = panel(figure, title)
+        assert text in words(axes)
+        assert "broken\nfailed" in words(axes)
+    assert charts.saved(figure, tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_the_language_model_page_shows_our_own_intervals_and_the_model_without_a_server():
+    run = token_results()
+    (figure,) = llm_charts.charts(run).values()
+    speed = panel(figure, "Output tokens/s")
+    rate = run.variants["baseline"].rows[0].output_per_second
+    drawn = [path for lines in speed.collections for path in lines.get_segments()]
+    heights = sorted({float(y) for segment in drawn for _, y in segment})
+    assert heights == pytest.approx(
+        sorted([*rate.ci95, 0.0, run.variants["baseline"].in_process_per_second.mean])
+    )
+    assert "one stream without a server" in words(speed)
+
+
+def test_panels_without_data_say_why_and_a_missing_bar_has_no_number():
+    run = token_results()
+    own = replace(run.variants["baseline"].rows[0].own, token_agreement=None)
+    plain = replace(run.variants["baseline"].rows[0], own=own)
+    baseline = replace(run.variants["baseline"], rows=[plain])
+    (figure,) = llm_charts.charts(replace(run, variants={"baseline": baseline})).values()
+    assert "the server tells no token ids" in words(panel(figure, "Token agreement"))
+    only_broken = replace(run, variants={"broken": run.variants["broken"]})
+    (figure,) = llm_charts.charts(only_broken).values()
+    assert words(figure).count("no variant could be measured") == 6
+
+
+def test_the_models_alone_are_drawn_once_for_variants_that_share_one():
+    shared, own = ModelAlone([1, 8], [1000.0, 5000.0]), ModelAlone([1, 8], [900.0, 7000.0])
+    alone = {"baseline": shared, "batching": shared, "half_precision": own, "broken": None}
+    variants = {name: variant(own=ImageVariant(each)) for name, each in alone.items()}
+    figures = mnist_charts.charts(results(variants))
+    (axes,) = figures["throughput/model_alone.png"].axes
+    assert [line.get_label() for line in axes.lines] == ["baseline, batching", "half_precision"]
+    assert axes.get_ylabel() == "images per second, one process"
+    assert mnist_charts.charts(results({"baseline": variant(own=ImageVariant(None))})) == {}

@@ -1,0 +1,89 @@
+"""What is measured without a server is the variant's own: its model, its batching, its threads."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import mnist_model_benchmarking
+from mnist_model_benchmarking import reference
+from mnist_model_benchmarking.digits import sample_files
+from mnist_model_benchmarking.suite import request_body
+
+PACE_S = 0.02  # of every forward pass of another model: no machine is faster than that
+OTHER_MODEL = f"""
+import time
+from mnist_model_benchmarking.server_batching import BatchingAPI
+from harness.serving.serve import serve
+
+class OtherModelAPI(BatchingAPI):
+    def probabilities(self, images):
+        time.sleep({PACE_S})
+        return super().probabilities(images).flip(1)
+
+if __name__ == "__main__":
+    serve(OtherModelAPI(max_batch_size=4, batch_timeout=0.01), workers_per_device=2)
+"""
+FILES = [content for content, _ in sample_files(12)]
+BODIES = [request_body([content]) for content in FILES]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(reference, "REPEAT_S", 0.01)
+    monkeypatch.setattr(reference, "BATCH_SIZES", [1, 8])
+
+
+@pytest.fixture
+def other_model(tmp_path, monkeypatch) -> str:
+    """A variant whose script is not of this project, and whose model is another one."""
+    (tmp_path / "server_other_model.py").write_text(OTHER_MODEL)
+    places = [*mnist_model_benchmarking.__path__, str(tmp_path)]
+    monkeypatch.setattr(mnist_model_benchmarking, "__path__", places)
+    yield "other_model"
+    reference.set_up.cache_clear()
+
+
+def digits(texts: list[str]) -> list[int]:
+    return [prediction["digit"] for text in texts for prediction in json.loads(text)["predictions"]]
+
+
+def test_a_variant_with_another_model_gets_its_own_figures(other_model):
+    alone = reference.models_alone(["baseline", other_model], "cpu")
+    assert alone[other_model].batch_sizes == [1, 8]
+    for size, rate in zip([1, 8], alone[other_model].images_per_second, strict=True):
+        assert 0 < rate <= size / PACE_S
+    assert alone["baseline"].images_per_second != alone[other_model].images_per_second
+    answered = digits(reference.answered(reference.set_up(other_model, "cpu"), BODIES))
+    assert answered == [9 - digit for digit in reference.answers(FILES)]
+
+
+def test_a_variant_is_batched_as_its_script_says(other_model):
+    assert reference.api_of("baseline").max_batch_size == 1
+    assert reference.api_of("batching").max_batch_size == 64
+    assert reference.api_of(other_model).max_batch_size == 4
+    rate = reference.decode_and_model(other_model, BODIES, "cpu")
+    assert 0 < rate <= 4 / PACE_S  # three batches of four: three forward passes
+
+
+@pytest.mark.parametrize("name", ["baseline", "batching", "parallel_decoding"])
+def test_variants_with_and_without_batches_and_pools_answer_correctly_on_one_core(name):
+    api = reference.set_up(name, "cpu")
+    with reference.one_core():
+        assert digits(reference.answered(api, BODIES)) == reference.answers(FILES)
+    assert hasattr(api, "pool") == (name == "parallel_decoding")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads cannot be pinned here")
+def test_a_pool_keeps_to_the_one_core_and_is_free_again_afterwards():
+    api = reference.set_up("parallel_decoding", "cpu")
+    all_cores = os.sched_getaffinity(0)
+
+    def cores_of_pool() -> list[set[int]]:
+        asked = [api.pool.submit(os.sched_getaffinity, 0) for _ in range(8)]
+        return [future.result() for future in asked]
+
+    with reference.one_core():
+        assert {len(cores) for cores in cores_of_pool()} == {1}
+    assert all(cores == all_cores for cores in [*cores_of_pool(), os.sched_getaffinity(0)])
