@@ -17,7 +17,7 @@ SERVICE_S, SLO_MS = 0.003, 60.0
 
 
 def latencies(rate: float, count: int, seed: int) -> numpy.ndarray:
-    """Seconds, of a queue with one server that takes as long for every request; Poisson arrivals."""
+    """Seconds, of a queue with one server that takes as long for all; Poisson arrivals."""
     gaps = numpy.random.default_rng(seed).exponential(1 / rate, count)
     waits = numpy.zeros(count)
     for index in range(1, count):

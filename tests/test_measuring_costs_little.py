@@ -56,9 +56,8 @@ def test_the_clocks_cost_less_than_two_percent_of_throughput(tmp_path, monkeypat
                 with switching(byte, order) as pairs:
                     load = run_load(job)
                 assert set(load.outcome) == {OK}
-                assert (
-                    not server.log.read_text()
-                )  # an error after its answer would look like a cost
+                # An error after its answer would look like a cost.
+                assert not server.log.read_text()
             rates = [[rate(load.ended, begin) for begin in pair] for pair in pairs]
             rates = [pair for pair in rates if all(pair)]
             ratios.append(median(on / off for on, off in rates))
