@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from harness.measure.utilisation import ROLES, WORKERS
-from harness.results.breakdown import OUTSIDE_WORKER
+from harness.results.breakdown import OUTSIDE_WORKER, UNEXPLAINED
 from harness.results.rows import Row
 from harness.results.run import Results, VariantResult
 
@@ -107,8 +107,9 @@ def steps(results: Results) -> list[Step]:
 
 
 def change(results: Results, step: Step) -> str:
-    """What a variant saved and cost in a mean request, largest first, beside the verdict."""
+    """What a variant saved and cost in a mean request, largest first; without trifles."""
     changes = difference_ms(step.old, step.new)
+    del changes[UNEXPLAINED]  # nothing that a variant could save or cost
     large = WORTH_TELLING * sum(abs(change) for change in changes.values())
     order = sorted(changes, key=lambda part: -abs(changes[part]))
     parts = [part for part in order if abs(changes[part]) > large]

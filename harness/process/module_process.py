@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 RESULT, ERROR, NOTICE = "result", "error", "notice"
+END_LIMIT_S = 5
 
 notify: Callable[[], None] | None = None  # in the process, while a function is called
 
@@ -33,7 +34,7 @@ class ModuleProcess:
 
     def __init__(self, module: str, environment: dict[str, str] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.module, self.calls = module, 0
+        self.module, self.calls, self.busy = module, 0, False
         self.pipe, theirs = context.Pipe()
         arguments = module, theirs, environment or {}
         self.process = context.Process(target=answer_calls, args=arguments, daemon=True)
@@ -56,7 +57,7 @@ class ModuleProcess:
         Raises ProcessDiedError if the process ends meanwhile, TimeoutError if it takes too long.
         """
         call = f"{self.module}.{function}"
-        self.calls += 1
+        self.calls, self.busy = self.calls + 1, True
         try:
             self.pipe.send((self.calls, function, arguments))
             while True:
@@ -65,6 +66,7 @@ class ModuleProcess:
                 number, kind, value = self.pipe.recv()  # even if the process has ended since
                 if number != self.calls:  # of a call that was given up
                     continue
+                self.busy = kind == NOTICE
                 if kind == ERROR:
                     raise value
                 if kind == RESULT:
@@ -76,10 +78,11 @@ class ModuleProcess:
             raise ProcessDiedError(f"{call}: its process ended with {code}") from error
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process: one that is idle goes in peace and cleans up, a busy one is killed."""
+        self.pipe.close()
+        self.process.join(0 if self.busy else END_LIMIT_S)
         self.process.kill()
         self.process.join()
-        self.pipe.close()
 
     def __enter__(self) -> "ModuleProcess":
         return self
