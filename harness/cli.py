@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
-EPOCHS, QUICK = 3, {"epochs": 1, "duration": 1.0, "warmup": 0.3}
+EPOCHS, QUICK = 3, {"epochs": 1}
 
 
 def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
@@ -84,7 +85,7 @@ def listed(kind: Callable[[str], float]) -> Callable[[str], list]:
 
     def numbers(text: str) -> list:
         values = [kind(part) for part in text.split(",")]
-        if not values or min(values) <= 0:
+        if not all(0 < value < math.inf for value in values):
             raise ValueError
         return sorted(set(values))
 
@@ -93,9 +94,9 @@ def listed(kind: Callable[[str], float]) -> Callable[[str], list]:
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """A number above 0, and not infinite."""
     value = float(text)
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError
     return value
 
@@ -125,15 +126,22 @@ def one_of(variants: list[str]) -> Callable[[str], list[str]]:
 def benchmark_parser(
     suite: type[Suite],
     description: str,
-    concurrency: list[int],
-    quick_concurrency: list[int],
     output_dir: Path,
+    *,
+    concurrency: list[int],
+    minutes: float,
+    quick: dict[str, Any],
+    precise_minutes: float,
 ) -> argparse.ArgumentParser:
-    """The options that both benchmark scripts share: what to measure, how long, what to write
-    where.
+    """The options that both benchmark scripts share: what to measure, how long, where to write.
+
+    Args:
+        concurrency, minutes: the folder's defaults.
+        quick: what --quick changes of them.
+        precise_minutes: the cap on --precision, if --minutes sets none.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.presets = {"quick": QUICK | {"concurrency": quick_concurrency}}
+    parser.presets = {"quick": QUICK | quick, "precision": {"minutes": precise_minutes}}
     variants = [variant.name for variant in suite.variants]
     shown = "(default: %(default)s)"
 
@@ -154,18 +162,25 @@ def benchmark_parser(
         default=concurrency,
         metavar="N,N",
     )
-    add("--epochs", f"how often every server is launched {shown}", type=count, default=EPOCHS)
     add(
-        "--duration",
-        f"seconds of a window {shown}",
+        "--minutes",
+        f"for all epochs, launches included {shown}",
         type=positive,
-        default=JOB_DEFAULTS["duration_s"],
+        default=minutes,
+        metavar="M",
     )
     add(
-        "--warmup",
-        f"seconds of load before it {shown}",
+        "--precision",
+        f"measure until every verdict is known to ± P %%; --minutes is then the most it may take "
+        f"(default: {precise_minutes:g})",
         type=positive,
-        default=JOB_DEFAULTS["warmup_s"],
+        metavar="P",
+    )
+    add(
+        "--epochs",
+        f"how often every server is launched, without --precision {shown}",
+        type=count,
+        default=EPOCHS,
     )
     add(
         "--rate",
@@ -200,7 +215,11 @@ def benchmark_parser(
         type=positive,
         default=JOB_DEFAULTS["timeout_s"],
     )
-    add("--quick", "a first look: one short epoch; too little for verdicts", action="store_true")
+    add(
+        "--quick",
+        "a first look: one short epoch, wide verdicts without the luck of a launch",
+        action="store_true",
+    )
     add("--url", "measure the server that runs there already; it is neither launched nor stopped")
     return parser
 

@@ -1,4 +1,4 @@
-"""Compare two result files, row by row: did a change, a machine or an upgrade help?
+"""The command that compares two result files: did a change, a machine or an upgrade help?
 
 python -m harness.compare OLD.json NEW.json    # exit 0: no regression, 1: regression, 2: refused
 """
@@ -6,15 +6,21 @@ python -m harness.compare OLD.json NEW.json    # exit 0: no regression, 1: regre
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
-from harness.judge.comparison import RowPair, compared_rows, refuse_incomparable
+from harness.judge.comparison import (
+    REGRESSION,
+    UNKNOWN,
+    RowPair,
+    compared_rows,
+    refuse_incomparable,
+)
 from harness.results.file import UnusableResultsError
 from harness.show.console import comparison_table, make_console
 from harness.suite import read_results
 
-REGRESSION, UNUSABLE = 1, 2
+FAILED, UNUSABLE, INCONCLUSIVE = 1, 2, 3
+THRESHOLD_PERCENT = 10.0
 
 
 def main() -> None:
@@ -26,15 +32,17 @@ def main() -> None:
     except UnusableResultsError as error:
         print(error, file=sys.stderr)
         sys.exit(UNUSABLE)
-    regression = any(pair.regression for pair in pairs)
+    outcomes = {pair.outcome for pair in pairs}
+    code = FAILED if REGRESSION in outcomes else INCONCLUSIVE if UNKNOWN in outcomes else 0
+    summary = {FAILED: REGRESSION, INCONCLUSIVE: UNKNOWN, 0: "no regression"}[code]
     if options.json:
         rows = [as_json(pair) for pair in pairs]
-        print(json.dumps({"regression": regression, "rows": rows}, allow_nan=False))
+        print(json.dumps({"summary": summary, "rows": rows}, allow_nan=False))
     else:
         console = make_console()
         console.print(comparison_table(pairs, old, new))
-        console.print("regression" if regression else "no regression")
-    sys.exit(REGRESSION if regression else 0)
+        console.print(summary)
+    sys.exit(code)
 
 
 def as_json(pair: RowPair) -> dict:
@@ -43,8 +51,7 @@ def as_json(pair: RowPair) -> dict:
         name: row and row.output_per_second.mean
         for name, row in (("old", pair.old), ("new", pair.new))
     }
-    comparison = pair.comparison and asdict(pair.comparison)
-    return vars(pair) | rates | {"comparison": comparison}
+    return vars(pair) | rates
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,9 +65,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        default=0.0,
+        default=THRESHOLD_PERCENT,
         metavar="PERCENT",
-        help="tolerate rows that are slower by less (default: %(default)s)",
+        help="what a row may lose (default: %(default)s)",
     )
     add("--across-machines", action="store_true", help="compare although the machines differ")
     add("--json", action="store_true", help="print one JSON object instead of a table")

@@ -1,21 +1,21 @@
-"""One run of a suite: plan, measure, put together what was measured so far after every launch."""
+"""One run of a suite: plan, measure, put together what was measured so far after every block."""
 
 import argparse
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness.judge.advice import advice
-from harness.judge.verdicts import noise_floors, verdicts
+from harness.judge.run import judged
+from harness.judge.verdicts import LoadFit, load_fits, widest_percent
 from harness.load.job import Job
 from harness.load.run import load_process
-from harness.measure.epochs import Campaign, Plan, ServerSpec
+from harness.measure.epochs import Campaign, Measured, Plan, ServerSpec
 from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
@@ -24,17 +24,20 @@ from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
 from harness.results.no_op import no_op_server
-from harness.results.run import Results, VariantResult
-from harness.results.summary import rate, row_of
+from harness.results.run import Results, VariantResult, WindowRecord
+from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of
 from harness.suite import Suite
 
 FILE_NAME = "benchmark_results.json"
 CONTROL = "A/A control"
-BETWEEN_WINDOWS_S, NO_OPS_S, SEARCH_S = 0.4, 25, 60  # about: for the plan
+LEAST_EPOCHS = 3  # before a precision that was asked for can count as reached
+EPOCH_MINUTES = 3.0  # where the number of epochs is not given but follows from the precision
+WARMUP_S = 0.12  # after a thaw
+WARMUP_ANSWERS = 2  # per connection, likewise
 
 
 def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
-    """Measure what the options ask for; saves after every launch; Ctrl-C returns what is done.
+    """Measure what the options ask for; saves after every block; Ctrl-C returns what is done.
 
     Raises ServerFailedError if the server of --url does not answer.
     """
@@ -44,13 +47,19 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
         contextlib.suppress(KeyboardInterrupt),
         signals_as_interrupt(),
         load_process() as run_load,
-        progress(console, 1 + this.plan.steps) as announce,
+        progress(console) as announce,
     ):
-        announce("client and models")
-        suite.prepare(this.variants)
-        campaign = Campaign(this.plan, run_load, this.gpu, announce, failure_printer(console))
-        this.campaign = campaign
-        campaign.measure(this.save)
+        campaign = Campaign(
+            this.plan,
+            run_load,
+            this.gpu,
+            announce,
+            failure_printer(console),
+            this.save,
+            this.is_precise,
+        )
+        this.measured = campaign.measured
+        campaign.measure()
         this.complete = True
     this.save()
     return this.results()
@@ -66,33 +75,25 @@ class Run:
         self.gpu = gpu_reader()
         self.machine = machine_record(self.gpu.names if self.gpu else [])
         self.builds_on = dict(suite.variants)
-        self.baseline = suite.variants[0].name
         self.plan = plan_of(suite, options)
-        self.campaign: Campaign | None = None
+        self.measured = Measured()
         self.complete = False
-
-    @property
-    def variants(self) -> list[str]:
-        """The variants to measure that the suite knows, in its order."""
-        asked = {spec.variant for spec in self.plan.servers}
-        return [name for name in self.builds_on if name in asked]
 
     def outline(self) -> str:
         """What will be done and how long it should take."""
         plan, options = self.plan, self.options
-        window_s = options.duration + options.warmup + BETWEEN_WINDOWS_S
-        launch_s = len(plan.loads) * window_s + (0 if plan.attached else self.suite.launch_s)
-        seconds = plan.epochs * (len(plan.servers) * launch_s + (0 if plan.attached else NO_OPS_S))
-        seconds += SEARCH_S * len(plan.searched())
         kind = "offered rate" if options.rate else "concurrency"
         loads = ", ".join(load.name for load in plan.loads)
         gpus = ", ".join(self.machine["gpus"]) or "no GPU"
+        minutes = f"{plan.seconds / 60:g} min"
+        how_long = f"{minutes}, {plan.epochs} epoch(s)"
+        if options.precision:
+            how_long = f"until every verdict is known to {options.precision:g} %, at most {minutes}"
         return (
             f"{self.suite.name}: {', '.join(spec.name for spec in plan.servers)}\n"
-            f"{plan.epochs} epoch(s) at {kind} {loads}, windows of {options.duration:g} s; "
-            f"{self.suite.request}, {len(self.suite.bodies)} different requests\n"
+            f"{kind} {loads}; {self.suite.request}, {len(self.suite.bodies)} different requests\n"
             f"machine: {self.machine['cpu']}, {self.machine['usable_cores']} usable cores, {gpus}\n"
-            f"about {1 + seconds // 60:.0f} min; results in {options.output_dir}"
+            f"{how_long}; results in {options.output_dir}"
         )
 
     def save(self) -> None:
@@ -101,13 +102,33 @@ class Run:
         if results.variants:
             save(results, self.options.output_dir / FILE_NAME)
 
+    def is_precise(self) -> bool:
+        """Whether every verdict is known as well as was asked; on width, never on significance."""
+        epochs = {window.epoch for window in self.windows()}
+        if not self.options.precision or len(epochs) < LEAST_EPOCHS:
+            return False
+        widest = widest_percent(self.results().verdicts)
+        return widest is not None and widest <= self.options.precision
+
+    def windows(self) -> list[WindowRecord]:
+        """Every window so far, raw, in the order in which they were measured."""
+        measured = [
+            (
+                window.load.opened,
+                record_of(server, record.variant, load, window, self.suite.stage_names),
+            )
+            for server, record in self.measured.records.items()
+            for load, windows in record.windows.items()
+            for window in windows
+        ]
+        return [record for _, record in sorted(measured, key=itemgetter(0))]
+
     def results(self) -> Results:
         """Everything measured so far."""
-        records = self.campaign.records if self.campaign else {}
-        loads = [load.name for load in self.plan.loads]
-        both = {self.baseline, CONTROL} <= records.keys()
-        floors = noise_floors(records[self.baseline], records[CONTROL], loads) if both else {}
-        names = [name for name in dict.fromkeys([*self.builds_on, *records]) if name in records]
+        windows = self.windows()
+        fits = load_fits(windows, [load.name for load in self.plan.loads])
+        known = {record.variant for record in self.measured.records.values()}
+        names = [name for name in dict.fromkeys([*self.builds_on, *known]) if name in known]
         settings = {
             name: value for name, value in vars(self.options).items() if name != "output_dir"
         }
@@ -122,42 +143,54 @@ class Run:
             complete=self.complete,
             machine=self.machine,
             settings={n: str(v) if isinstance(v, Path) else v for n, v in settings.items()},
-            noise_floor_percent=floors,
-            variants={name: self.variant(name) for name in names if name != CONTROL},
-            verdicts=verdicts(self.builds_on, loads, self.records_of, floors),
+            measured_s=round(self.measured.seconds, 1),
+            aa_control={},
+            variants={name: self.variant(name, fits) for name in names},
+            verdicts=[],
+            windows=windows,
         )
-        return replace(results, advice=advice(results))
+        return judged(results)
 
-    def variant(self, name: str) -> VariantResult:
+    def variant(self, name: str, fits: dict[str, LoadFit]) -> VariantResult:
         """What is known of one variant."""
         records = self.records_of(name)
-        in_process = [each for record in records for each in record.in_process.values()]
+        in_process = mean(rate for record in records for _, _, rate in record.in_process)
         per_request = self.suite.output_per_request
-        server = self.campaign.records[name].server
-        by_name = {each: self.records_of(each) for each in self.campaign.records}
+        server = next((record.server for record in records if record.server), {})
+        memory = [record.memory_bytes for record in records if record.memory_bytes]
+        by_variant = {each.variant: [] for each in self.measured.records.values()}
+        for record in self.measured.records.values():
+            by_variant[record.variant].append(record)
+        most = max((load.concurrency or 1 for load in self.plan.loads), default=1)
         return VariantResult(
             builds_on=self.builds_on.get(name),
             server=server,
             startup_s=mean(seconds for record in records for seconds in record.startups_s),
             error=next((record.error for record in records if record.error), None),
-            in_process_per_second=rate([per_request * each for each in in_process])
-            if in_process
-            else None,
-            no_op_server=no_op_server(self.campaign.no_ops, shape_of(server)),
-            capacity=self.campaign.capacities.get(name),
-            own=self.suite.variant(name, by_name),
+            in_process_per_second=in_process and per_request * in_process,
+            no_op_server=no_op_server(self.measured.no_ops, shape_of(server), OfferedLoad(most)),
+            capacity=self.measured.capacities.get(name),
+            own=self.suite.variant(name, by_variant),
             rows=[
-                row_of(load, windows, per_request, self.suite.row(windows), self.suite.stage_names)
+                row_of(
+                    load,
+                    windows,
+                    fits[load.name].rate(name),
+                    per_request,
+                    self.suite.row(windows),
+                    self.suite.stage_names,
+                    max(memory, default=None),
+                    self.options.precision or RESOLUTION_PERCENT,
+                )
                 for load in self.plan.loads
-                if (windows := [each for record in records for each in record.at(load.name)])
+                if load.name in fits
+                and (windows := [each for record in records for each in record.at(load.name)])
             ],
         )
 
     def records_of(self, name: str) -> list[Record]:
         """The records of a variant's servers; the A/A control counts for the baseline."""
-        names = [name, CONTROL] if name == self.baseline else [name]
-        records = self.campaign.records if self.campaign else {}
-        return [records[each] for each in names if each in records]
+        return [record for record in self.measured.records.values() if record.variant == name]
 
 
 def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
@@ -166,16 +199,18 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
     rates = [OfferedLoad(None, rate) for rate in options.rate or []]
     common = "--accelerator", options.accelerator, "--api-servers", str(options.api_servers)
     answers = () if suite.carries_output else ("--answer", suite.sample_answer.decode())
+    specs = servers(suite, options, common, attached and attached.info.get("variant", "server"))
+    asked = {spec.variant for spec in specs}
+    epochs = max(1, round(options.minutes / EPOCH_MINUTES)) if options.precision else options.epochs
     return Plan(
-        servers=servers(
-            suite, options, common, attached and attached.info.get("variant", "server")
-        ),
+        servers=specs,
         attached=attached,
         job=Job(
             url="",
             bodies=suite.bodies,
-            duration_s=options.duration,
-            warmup_s=options.warmup,
+            duration_s=suite.window_s,
+            warmup_s=WARMUP_S,
+            warmup_answers=1 if suite.carries_output else WARMUP_ANSWERS,
             timeout_s=options.timeout,
             min_requests=suite.min_requests,
             check=suite.check,
@@ -185,10 +220,12 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
         path=suite.path,
         sample_answer=suite.sample_answer,
         loads=rates or [OfferedLoad(concurrency) for concurrency in options.concurrency],
-        epochs=options.epochs,
+        epochs=1 if attached else epochs,
+        seconds=60 * options.minutes,
         seed=options.seed,
         slo_p99_ms=options.slo_p99_ms,
         no_op_flags=common + answers,
+        prepare=lambda: suite.prepare([name for name, _ in suite.variants if name in asked]),
         in_process=suite.in_process,
     )
 
@@ -201,7 +238,7 @@ def servers(
         return [ServerSpec(attached, attached, "", ())]
     baseline = suite.variants[0].name
     names = {name: name for name in options.variants}
-    if baseline in names and options.epochs > 1:  # one epoch carries no verdict anyway
+    if baseline in names and len(names) > 1:
         names[CONTROL] = baseline
     flags = common + suite.server_flags
     return [
@@ -211,23 +248,18 @@ def servers(
 
 
 @contextlib.contextmanager
-def progress(console: Console, steps: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar; call what this yields at the beginning of every step."""
-    columns = (
-        TextColumn("{task.description:>28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar; call what this yields with the step that begins and the share done."""
+    columns = TextColumn("{task.description:>36}"), BarColumn(), TimeElapsedColumn()
     # refreshed by hand between windows: a progress bar that moves takes CPU from the server
     with Progress(*columns, console=console, auto_refresh=False) as bar:
-        task = bar.add_task("", total=steps, completed=-1)
+        task = bar.add_task("", total=1.0)
 
-        def announce(step: str) -> None:
-            bar.update(task, advance=1, description=step, refresh=True)
+        def announce(step: str, share: float) -> None:
+            bar.update(task, completed=share, description=step, refresh=True)
 
         yield announce
-        announce("done")
+        announce("done", 1.0)
 
 
 def failure_printer(console: Console) -> Callable[[str, str], None]:

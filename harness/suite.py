@@ -51,7 +51,7 @@ class Suite(ABC):
         sample_answer: a correct answer, for the echo server that tells the client's ceiling.
         server_flags: what every server script is started with, besides the shared flags.
         notes: what a reader must know beside every number.
-        launch_s: what a launch takes besides its windows, about, for the plan.
+        window_s: how long a window lasts, at least.
     """
 
     name: ClassVar[str]
@@ -73,18 +73,18 @@ class Suite(ABC):
     carries_output: Callable[[bytes], bool] | None = None
     min_requests: int = 11
     notes: tuple[str, ...] = ()
-    launch_s: float = 8
+    window_s: float = 0.4
 
     @abstractmethod
     def prepare(self, variants: list[str]) -> None:
-        """Measure what needs no server, before the first launch."""
+        """Measure what needs no server; the first servers are up by then, and frozen."""
 
     @abstractmethod
     def close(self) -> None:
         """End what the suite has started: the run is over."""
 
     def in_process(self, _variant: str) -> float | None:
-        """A variant's requests/s without a server, measured beside each launch; or None."""
+        """A variant's requests/s without a server, measured in the blocks; None if it is not."""
         return None
 
     @abstractmethod

@@ -16,9 +16,16 @@ def parser() -> argparse.ArgumentParser:
     """The options that all benchmark scripts share, and those about language models."""
     output_dir = Path(__file__).parent / "metrics"
     first_line = __doc__.partition("\n")[0]
-    options = benchmark_parser(LanguageModelSuite, first_line, [1, 4], [1], output_dir)
-    options.set_defaults(duration=4.0, timeout=120.0, min_requests=2)
-    options.presets["quick"] |= {"output_tokens": 16, "min_requests": 1}
+    options = benchmark_parser(
+        LanguageModelSuite,
+        first_line,
+        output_dir,
+        concurrency=[1, 4],
+        minutes=12.0,
+        quick={"concurrency": [1], "minutes": 1.5, "output_tokens": 16},
+        precise_minutes=40.0,
+    )
+    options.set_defaults(timeout=120.0)
     add = options.add_argument
     add(
         "--model",

@@ -49,7 +49,7 @@ def draw_speed(axes: Axes, results: Results) -> None:
     for at, variant in enumerate(results.variants.values() if points else ()):
         if in_process := variant.in_process_per_second:
             ends = at - HALF_GROUP, at + HALF_GROUP
-            axes.hlines(in_process.mean, *ends, LIMIT, "--", linewidth=1.3, label=label)
+            axes.hlines(in_process, *ends, LIMIT, "--", linewidth=1.3, label=label)
             label = ""
     title = "Output tokens/s (black: 95 % interval); bandwidth: what it allows one stream"
     finish(axes, results, title, "tokens per second", bandwidth_text)

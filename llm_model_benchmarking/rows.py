@@ -1,4 +1,4 @@
-"""What this folder adds to the rows and variants of benchmark_results.json."""
+"""What language models add to rows and variants: TTFT, ITL, fidelity, ceilings, compiling."""
 
 from pydantic.dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class TokenVariant:
 
     Attributes:
         avg_tokens_per_sec, std_dev: served output tokens per second at concurrency 1, mean and
-            standard deviation over windows.
+            standard deviation over launches.
         theoretical_max_tokens_per_sec: memory bandwidth over bytes_per_token: what no single
             stream can pass.
         efficiency_percent: avg_tokens_per_sec as a share of that.

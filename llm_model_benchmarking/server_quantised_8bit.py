@@ -1,4 +1,4 @@
-"""8-bit weights: the baseline, its linear layers quantised to int8 by bitsandbytes; half the bytes.
+"""8-bit weights: the baseline with its linear layers quantised to int8 by bitsandbytes.
 
 python llm_model_benchmarking/server_quantised_8bit.py --port 8000
 """

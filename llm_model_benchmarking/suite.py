@@ -1,4 +1,4 @@
-"""What the language model benchmark measures: variants, requests, and how answers are summed up."""
+"""What the language model benchmark measures and shows: variants, requests, columns, ceilings."""
 
 import argparse
 import contextlib
@@ -47,7 +47,7 @@ STAGE_NAMES = {
 }
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
-LAUNCH_S = 35  # about, to load and to compile
+WINDOW_S = 3.0  # a hundred tokens or so
 LONE = "1"  # the load at which one stream has the server for itself
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
 
@@ -84,14 +84,16 @@ class LanguageModelSuite(Suite):
     kl_divergences: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float | None = None
 
-    def prepare(self, _variants: list[str]) -> None:
+    def prepare(self, variants: list[str]) -> None:
+        """Bandwidth, and every model: servers have compiled by now, this finds it in the cache."""
         self.bandwidth_bytes_per_s = self.models("memory_bandwidth")
+        for variant in variants:
+            self.in_process(variant)
 
     def close(self) -> None:
         self.models.close()
 
     def in_process(self, variant: str) -> float:
-        # its server has compiled by now, and the models' process finds that in the cache
         if variant not in self.setup_metrics:
             arguments = variant, self.server_flags, self.accelerator
             self.setup_metrics[variant] = self.models("set_up", *arguments)
@@ -116,7 +118,7 @@ class LanguageModelSuite(Suite):
         served = [
             self.output_per_request * rate
             for record in mine
-            for rate in record.rates(LONE).values()
+            for rate in lone_rates(record).values()
         ]
         average, bytes_per_token = mean(served), self.bytes_per_token(name)
         bandwidth = self.bandwidth_bytes_per_s
@@ -155,7 +157,7 @@ class LanguageModelSuite(Suite):
             return []
         rates = {
             "memory bandwidth": own.theoretical_max_tokens_per_sec,
-            "without a server": in_process and in_process.mean,
+            "without a server": in_process,
             f"served at concurrency {LONE}": own.avg_tokens_per_sec,
         }
         return [Ceiling(name, rate) for name, rate in rates.items() if rate is not None]
@@ -177,12 +179,22 @@ SUITE = LanguageModelSuite
 
 def served_share_percent(records: list[Record]) -> float | None:
     """What is left of the in-process rate when served, mean over the epochs that measured both."""
-    return mean(
-        100 * served / record.in_process[epoch]
-        for record in records
-        for epoch, served in record.rates(LONE).items()
-        if epoch in record.in_process
-    )
+    shares = []
+    for record in records:
+        rates = lone_rates(record)
+        for epoch, served in rates.items():
+            if alone := mean(rate for at, _, rate in record.in_process if at == epoch):
+                shares.append(100 * served / alone)
+    return mean(shares)
+
+
+def lone_rates(record: Record) -> dict[int, float]:
+    """Requests/s, one at a time, by epoch."""
+    epochs = dict.fromkeys(window.epoch for window in record.at(LONE))
+    return {
+        epoch: mean(w.load.requests_per_second for w in record.at(LONE) if w.epoch == epoch)
+        for epoch in epochs
+    }
 
 
 def break_even_requests(
@@ -217,7 +229,7 @@ def sentence(variant: VariantResult) -> str:
     if own.compile_s is not None:
         requests = own.break_even_requests
         after = "no break-even" if requests is None else f"break-even after {requests:,} requests"
-        parts.append(f"{own.compile_s:.0f} s to compile, {after}")
+        parts.append(f"{own.compile_s:.0f} s to compile and warm up, {after}")
     return ", ".join(parts)
 
 
@@ -262,9 +274,9 @@ def suite_with(models: ModuleProcess, options: argparse.Namespace) -> LanguageMo
         sample_answer=sample_answer(tokens),
         server_flags=flags,
         carries_output=carries_token,
-        min_requests=options.min_requests,
+        min_requests=1,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
-        launch_s=LAUNCH_S,
+        window_s=WINDOW_S,
         chats=chats,
         prompt_tokens=options.prompt_tokens,
         accelerator=options.accelerator,

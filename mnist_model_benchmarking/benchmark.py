@@ -18,8 +18,16 @@ def parser() -> argparse.ArgumentParser:
     swept = "image-size", "images-per-request"
     output_dir = Path(__file__).parent / "metrics"
     first_line = __doc__.partition("\n")[0]
-    options = benchmark_parser(MnistSuite, first_line, [1, 8, 32, 64], [1, 64], output_dir)
-    options.presets["sweep"] = {"concurrency": [32], "duration": 2.0}
+    options = benchmark_parser(
+        MnistSuite,
+        first_line,
+        output_dir,
+        concurrency=[1, 8, 32, 64],
+        minutes=8.0,
+        quick={"concurrency": [1, 64], "minutes": 1.25},
+        precise_minutes=30.0,
+    )
+    options.presets["sweep"] = {"concurrency": [32], "minutes": 3.0, "epochs": 2}
     add = options.add_argument
     add(
         "--images-per-request",

@@ -1,7 +1,5 @@
 """The picture that only this folder has: the models alone, without a server."""
 
-from collections import defaultdict
-
 from matplotlib.figure import Figure
 
 from harness.results.run import Results
@@ -15,17 +13,17 @@ def charts(results: Results) -> dict[str, Figure]:
 
 
 def model_figure(results: Results) -> Figure:
-    """A line per model, named after the variants that share it."""
+    """A line per variant: each is measured on its own class."""
     sent = "no server, no requests: forward passes one after the other"
     figure, (axes,) = page(results, "The model alone", 1, 1, (9, 5.8), sent)
-    sharing = defaultdict(list)
+    looks, sizes = styles(results.variants), set()
     for name, variant in results.variants.items():
         if alone := variant.own.baseline_throughput:
-            sharing[tuple(alone.batch_sizes), tuple(alone.images_per_second)].append(name)
-    looks = styles(", ".join(names) for names in sharing.values())
-    for (sizes, rates), (names, (colour, marker)) in zip(sharing, looks.items(), strict=True):
-        axes.plot(sizes, rates, color=colour, marker=marker, label=names)
-    sizes = sorted({size for each, _ in sharing for size in each})
+            colour, marker = looks[name]
+            rates = alone.images_per_second
+            axes.plot(alone.batch_sizes, rates, color=colour, marker=marker, label=name)
+            sizes |= set(alone.batch_sizes)
+    sizes = sorted(sizes)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("batch size (images per forward pass)")
     axes.set_ylabel("images per second, one process")

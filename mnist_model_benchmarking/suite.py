@@ -1,4 +1,4 @@
-"""What the MNIST benchmark measures: its variants, its requests, and how answers are summed up."""
+"""What the MNIST benchmark measures and shows: variants, requests, table columns, ceilings."""
 
 import argparse
 import base64
@@ -89,10 +89,10 @@ class MnistSuite(Suite):
             rate, size = max(zip(alone.images_per_second, alone.batch_sizes, strict=True))
             ceilings.append(Ceiling(f"the model alone, batches of {size}", rate))
         if in_process := variant.in_process_per_second:
-            ceilings.append(Ceiling("decode + model, one core", in_process.mean))
+            ceilings.append(Ceiling("decode + model, one core", in_process))
         if (no_op := variant.no_op_server) and best.requests_per_second.mean:
             images = best.output_per_second.mean / best.requests_per_second.mean
-            rate = images * no_op.requests_per_second.mean
+            rate = images * no_op.requests_per_second
             ceilings.append(Ceiling(f"no-op server at concurrency {no_op.concurrency}", rate))
         at = best.load.name if best.offered_rate else f"concurrency {best.load.name}"
         return [*ceilings, Ceiling(f"served at {at}", best.output_per_second.mean)]

@@ -1,25 +1,33 @@
 """Builders of what a run measures: load results, windows, rows, variants and whole results."""
 
-from collections.abc import Iterable
+import math
+import random
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.judge.run import judged
 from harness.load.job import CONNECTION_ERROR, OK, LoadResult
 from harness.measure.utilisation import Usage
-from harness.measure.window import HttpWork, OfferedLoad, Record, Window, WorkerWork
-from harness.results.rows import Row
-from harness.results.run import Comparison, NoOpServer, Results, VariantResult, Verdict
-from harness.results.summary import rate, row_of
+from harness.measure.window import HttpWork, OfferedLoad, Window, WorkerWork
+from harness.results.rows import Rate, Row
+from harness.results.run import (
+    Comparison,
+    NoOpServer,
+    Results,
+    VariantResult,
+    Verdict,
+    WindowRecord,
+)
+from harness.results.summary import row_of
 from tests.numbers.suite import NumbersRow, NumbersVariant
 
-NO_USAGE = Usage(*[None] * 9)
-USAGE = replace(
-    NO_USAGE,
+NO_USAGE = Usage()
+USAGE = Usage(
+    seconds=3.0,
     machine_percent=150.0,
     stolen_percent=0.0,
-    server_percent=120.0,
-    role_percent={"http": 40.0, "queue": 20.0, "workers": 60.0},
-    memory_bytes=10**9,
+    role_cpu_s={"http": 1.2, "queue": 0.6, "workers": 1.8},
 )
 MACHINE = {
     "cpu": "a processor",
@@ -67,11 +75,28 @@ def window(load: LoadResult | None = None, usage: Usage = USAGE, **fields: Any) 
     return Window(load or load_result(), usage, **({"client_ceiling": 10_000.0} | fields))
 
 
-def row(*loads: LoadResult, concurrency: int = 1, usage: Usage = USAGE, **changes: Any) -> Row:
+def rate(mean: float, resolution_percent: float | None = 4.0) -> Rate:
+    """A rate that is known so well."""
+    if resolution_percent is None:
+        return Rate(mean)
+    factor = 1 + resolution_percent / 100
+    return Rate(mean, (mean / factor, mean * factor), resolution_percent, 6.0, 2.0)
+
+
+def row(
+    *loads: LoadResult,
+    concurrency: int = 1,
+    usage: Usage = USAGE,
+    resolution_percent: float | None = 4.0,
+    **changes: Any,
+) -> Row:
     """The row of these windows; three good ones if none is given."""
     loads = loads or (load_result(), load_result(0.011), load_result(0.012))
     windows = [window(load, usage) for load in loads]
-    made = row_of(OfferedLoad(concurrency), windows, 1, NumbersRow(even_share=0.5), {})
+    mean = math.prod(load.requests_per_second for load in loads) ** (1 / len(loads))
+    known = rate(mean, resolution_percent)
+    offered = OfferedLoad(concurrency)
+    made = row_of(offered, windows, known, 1, NumbersRow(even_share=0.5), {}, 10**9)
     return replace(made, **changes)
 
 
@@ -100,7 +125,7 @@ def explained_row(
 
 def no_op_server(requests_per_second: float = 10_000.0, concurrency: int = 4) -> NoOpServer:
     """What LitServe costs and allows by itself."""
-    return NoOpServer(0.4, 0.1, 0.5, concurrency, rate([requests_per_second]))
+    return NoOpServer(0.4, 0.1, 0.5, concurrency, requests_per_second)
 
 
 def variant(*rows: Row, builds_on: str | None = None, **changes: Any) -> VariantResult:
@@ -110,7 +135,7 @@ def variant(*rows: Row, builds_on: str | None = None, **changes: Any) -> Variant
         server={"variant": "steady"},
         startup_s=4.2,
         error=None,
-        in_process_per_second=rate([3000.0, 3100.0]),
+        in_process_per_second=3050.0,
         no_op_server=None,
         capacity=None,
         own=NumbersVariant(prepared=True),
@@ -133,9 +158,10 @@ def failed_variant(builds_on: str | None = "steady", own: Any = None) -> Variant
 
 
 def comparison(percent: float, verdict: str = "faster", half_width: float = 3.0) -> Comparison:
-    """A comparison of five epochs."""
+    """A comparison with an interval."""
     bounds = percent - half_width, percent + half_width
-    return Comparison(percent, bounds, 5, verdict, f"{verdict} by {abs(percent):g} %")
+    text = f"{verdict} by {abs(percent):g} %"
+    return Comparison(percent, bounds, half_width, 0.01, verdict, text)
 
 
 def verdict(
@@ -157,28 +183,70 @@ def results(variants: dict[str, VariantResult] | None = None, **changes: Any) ->
         elapsed_s=1.0,
         complete=True,
         machine=MACHINE,
-        settings={"epochs": 3, "duration": 3.0, "rate": None},
-        noise_floor_percent={"1": None},
+        settings={"epochs": 3, "minutes": 8.0, "rate": None},
+        measured_s=480.0,
+        aa_control={},
         variants=variants or {"steady": variant()},
         verdicts=[],
     )
     return replace(made, **changes)
 
 
-def record(*rates: float, load: str = "1", wrong: int = 0) -> Record:
-    """What was measured of a server: one window per epoch, with so many requests/s."""
-    made = Record()
-    for epoch, requests_per_second in enumerate(rates):
-        result = LoadResult(
-            opened=0.0,
-            closed=1.0,
-            outcome=["wrong_answer"] * wrong,
-            correct_in_window=int(requests_per_second),
-        )
-        made.windows.setdefault(load, []).append(Window(result, NO_USAGE, epoch=epoch))
+def window_record(server: str, requests_per_second: float, **changes: Any) -> WindowRecord:
+    """A raw window of a server, which is the only one of the variant of its name."""
+    made = WindowRecord(
+        server=server,
+        variant=server,
+        epoch=0,
+        block=0,
+        load="1",
+        seconds=0.5,
+        requests={"sent": 50, "ok": 50, "wrong_answer": 0},
+        requests_per_second=requests_per_second,
+        cpu_s=None,
+        breakdown_ms=None,
+    )
+    return replace(made, **changes)
+
+
+def windows_of(
+    rates: Mapping[str, float],
+    noise: float = 0.02,
+    drift: float = 0.1,
+    load: str = "1",
+    epochs: int = 3,
+    blocks: int = 6,
+    seed: int = 0,
+    control: str | None = None,
+) -> list[WindowRecord]:
+    """Windows of servers with these requests/s and so much noise, all in every block.
+
+    Args:
+        rates: by variant.
+        noise, drift: of log rates, of each window and of all windows of a block.
+        control: the variant that has a second server, "control".
+    """
+    chance, made = random.Random(seed), []
+    servers = {name: name for name in rates} | ({"control": control} if control else {})
+    for block in range(epochs * blocks):
+        machine = chance.gauss(0, drift)
+        for server, variant in servers.items():
+            reached = rates[variant] * math.exp(machine + chance.gauss(0, noise))
+            where = {"epoch": block // blocks, "block": block, "load": load, "variant": variant}
+            made.append(window_record(server, reached, **where))
     return made
 
 
-def file_with(rates: Iterable[float]) -> Results:
-    """Results whose only row was measured at these requests/s, one per epoch."""
-    return results({"steady": variant(row(*(load_result(1 / each) for each in rates)))})
+def judged_results(
+    rates: Mapping[str, float], builds_on: Mapping[str, str] | None = None, **noise: Any
+) -> Results:
+    """A whole run, judged: the first variant is the baseline."""
+    baseline = next(iter(rates))
+    variants = {
+        name: variant(
+            row(requests_per_second=rate(reached), output_per_second=rate(reached)),
+            builds_on=None if name == baseline else (builds_on or {}).get(name, baseline),
+        )
+        for name, reached in rates.items()
+    }
+    return judged(results(variants, windows=windows_of(rates, **noise)))

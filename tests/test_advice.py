@@ -1,14 +1,22 @@
-"""Advice says what the verdicts say, and nothing where they say nothing."""
+"""Advice says what the verdicts say, names what is not known, and takes nothing for equal."""
 
 from dataclasses import replace
 
 from harness.judge.advice import advice
+from harness.judge.estimation import Estimate
 from harness.results.run import Verdict
-from tests.builders import results, verdict
+from tests.builders import verdict
 
 
-def advised(*verdicts: Verdict) -> str:
-    return "\n".join(advice(results(verdicts=list(verdicts))))
+def advised(*verdicts: Verdict, error: float = 0.001) -> str:
+    """The advice; what variants differ by follows from their verdicts against the baseline."""
+    percents = {(each.variant, each.load): each.comparison.percent for each in verdicts}
+
+    def compare(name: str, against: str, load: str) -> Estimate:
+        ratio = (100 + percents[name, load]) / (100 + percents[against, load])
+        return Estimate(ratio - 1, error, 20)
+
+    return "\n".join(advice(list(verdicts), "steady", compare))
 
 
 def test_without_verdicts_there_is_no_advice():
@@ -24,9 +32,9 @@ def test_a_crossover_is_named_where_nothing_above_contradicts_it():
         verdict("batching", "64", 40),
     )
     assert "batching beats steady from 8 up" in text
-    assert "lone requests (at 1): steady; nothing measured is faster" in text
-    assert "many concurrent requests (at 64): batching, faster by 40 %" in text
-    assert "a balance of both: steady; no variant" in text
+    assert "best for lone requests (at 1): steady (same within 5 %: none; undecided: none)" in text
+    assert "best for many concurrent requests (at 64): batching, faster by 40 %" in text
+    assert "best for a balance of both: steady; no variant" in text
 
 
 def test_a_win_between_losses_is_no_crossover():
@@ -39,22 +47,27 @@ def test_a_win_between_losses_is_no_crossover():
     assert "up" not in text
 
 
-def test_a_variant_that_never_loses_is_the_balanced_choice():
-    text = advised(verdict("half", "1", 1, "no detectable difference"), verdict("half", "64", 30))
-    assert "a balance of both: half, faster at 1 of 2 loads and slower at none" in text
-    every = advised(verdict("half", "1", 10), verdict("half", "64", 30))
-    assert "half beats steady at every load measured" in every
+def test_a_variant_that_is_slower_nowhere_for_certain_is_the_balanced_choice():
+    text = advised(verdict("half", "1", 1, "same"), verdict("half", "64", 30))
+    assert "a balance of both: half, faster at 1 of 2 loads and the same at the others" in text
+    unsure = advised(verdict("half", "1", 1, "undecided"), verdict("half", "64", 30))
+    assert "balance of both: steady; no variant is known" in unsure
+    assert "(undecided: half)" in unsure
 
 
-def test_winners_that_cannot_be_told_apart_are_named_together():
+def test_winners_that_are_the_same_are_named_together_and_others_are_not():
     text = advised(verdict("a", "1", 30), verdict("b", "1", 28), verdict("c", "1", 12))
-    assert "a, faster by 30 %, about level with b" in text
-    assert "with c" not in text
+    assert "a, faster by 30 % (same within 5 %: b; undecided: none)" in text
 
 
-def test_where_epochs_are_too_few_the_advice_says_so():
-    text = advised(verdict("a", "1", 14, "not enough data"))
-    assert "steady; nothing measured is faster; whether a is faster, more epochs would tell" in text
+def test_a_runner_up_that_cannot_be_told_from_the_winner_is_undecided():
+    text = advised(verdict("a", "1", 30), verdict("b", "1", 22), error=0.05)
+    assert "a, faster by 30 % (same within 5 %: none; undecided: b)" in text
+
+
+def test_undecided_is_never_taken_for_equal():
+    text = advised(verdict("a", "1", 14, "undecided"), verdict("b", "1", 1, "same"))
+    assert "steady (same within 5 %: b; undecided: a)" in text
 
 
 def test_comparisons_with_other_variants_are_no_advice():

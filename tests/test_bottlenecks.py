@@ -5,12 +5,24 @@ from dataclasses import replace
 import pytest
 
 from harness.judge.bottlenecks import change, difference_ms, limit, reasons, steps
-from harness.measure.no_op import NoOpWindows, OfferedLoad, Shape, no_op_loads
+from harness.measure.no_op import Shape
+from harness.measure.window import OfferedLoad, Record
 from harness.results.breakdown import breakdown_ms
 from harness.results.no_op import lone_cost
 from harness.results.no_op import no_op_server as no_op_result
-from harness.results.run import Results
-from tests.builders import explained_row, http, no_op_server, results, row, variant, window, worker
+from harness.results.run import Results, WindowRecord
+from tests.builders import (
+    BREAKDOWN,
+    explained_row,
+    http,
+    no_op_server,
+    results,
+    row,
+    variant,
+    window,
+    window_record,
+    worker,
+)
 
 
 def test_the_parts_of_a_request_add_up_and_what_is_left_is_said_to_be_unexplained():
@@ -67,37 +79,56 @@ def test_a_difference_is_told_only_where_the_same_parts_are_known():
     assert steps(results({"steady": variant(row()), "b": variant(row(), builds_on="steady")})) == []
 
 
+def measured_parts(part: str, *changes: float) -> list[WindowRecord]:
+    """Raw windows of both variants: in each block, the second's `part` differs by so much."""
+    windows = []
+    for block, change_ms in enumerate(changes):
+        where = {"block": block, "load": "4"}
+        other = BREAKDOWN | {part: BREAKDOWN[part] + change_ms}
+        windows.append(window_record("steady", 100.0, breakdown_ms=BREAKDOWN, **where))
+        windows.append(window_record("batching", 100.0, breakdown_ms=other, **where))
+    return windows
+
+
 def test_what_a_variant_saved_and_cost_adds_up_to_the_difference_of_the_latencies():
-    whole = explained()
-    (step,) = steps(whole)
+    (step,) = steps(explained())
     differences = difference_ms(step.old, step.new)
     latencies = [sum(each.breakdown_ms.values()) for each in (step.new, step.old)]
     assert sum(differences.values()) == pytest.approx(latencies[0] - latencies[1])
+
+
+def test_a_change_is_told_if_the_blocks_agree_on_it():
+    whole = replace(explained(), windows=measured_parts("queue_wait", -2.0, -2.1, -1.9, -2.0))
+    (step,) = steps(whole)
     assert change(whole, step) == "batching against steady at 4: saved 2.0 ms of queue wait"
     assert reasons(whole)[-1] == change(whole, step)
 
 
-def test_the_no_op_server_is_asked_for_one_lone_request_and_for_the_most():
-    loads = [OfferedLoad(4), OfferedLoad(64), OfferedLoad(8)]
-    assert [load.concurrency for load in no_op_loads(loads)] == [1, 64]
-    assert [load.concurrency for load in no_op_loads([OfferedLoad(1)])] == [1]
-    assert [load.concurrency for load in no_op_loads([OfferedLoad(None, 100.0)])] == [1]
+def test_a_change_that_may_be_chance_is_not_told():
+    whole = replace(explained(), windows=measured_parts("queue_wait", -6.0, 3.0, -4.0, 2.0))
+    (step,) = steps(whole)
+    assert "no part of a request is certain to have changed" in change(whole, step)
+    one_block = replace(explained(), windows=measured_parts("queue_wait", -2.0))
+    assert "no part" in change(one_block, step)
+
+
+def test_what_is_unexplained_is_neither_saved_nor_cost():
+    whole = replace(explained(), windows=measured_parts("unexplained", 2.0, 2.1, 1.9))
+    (step,) = steps(whole)
+    assert "no part" in change(whole, step)
 
 
 def test_a_batching_no_op_server_takes_its_queue_wait_from_one_that_does_not_batch():
-    windows = NoOpWindows()
-    for shape, waited_s in (
-        (Shape(1, 0.0, 1), 0.002),
-        (Shape(64, 0.01, 1), 0.09),
-    ):  # of 10 requests
-        work = {
-            "workers": [worker(10, queue_wait=waited_s)],
-            "http": [http(10, 0.01, waited_s + 0.02)],
-        }
-        windows.add(shape, OfferedLoad(1), window(**work))
-        windows.add(shape, OfferedLoad(64), window(**work))
-    assert lone_cost(windows, Shape(1, 0.0, 1)) == pytest.approx((1.0, 0.2, 2.0))
-    assert lone_cost(windows, Shape(64, 0.01, 1)) == pytest.approx((1.0, 0.2, 2.0))
-    assert lone_cost(windows, Shape(64, 0.01, 4)) is None
-    assert no_op_result(windows, Shape(64, 0.01, 1)).concurrency == 64
-    assert no_op_result(windows, None) is None
+    records = {}
+    for shape, waited_s in ((Shape(1, 0.0, 1), 0.002), (Shape(64, 0.01, 1), 0.09)):  # of ten
+        workers = [worker(10, queue_wait=waited_s)]
+        measured = window(workers=workers, http=[http(10, 0.01, waited_s + 0.02)])
+        records[shape] = Record("no-op server")
+        records[shape].add(OfferedLoad(1), measured)
+        records[shape].add(OfferedLoad(64), measured)
+    assert lone_cost(records, Shape(1, 0.0, 1)) == pytest.approx((1.0, 0.2, 2.0))
+    assert lone_cost(records, Shape(64, 0.01, 1)) == pytest.approx((1.0, 0.2, 2.0))
+    assert lone_cost(records, Shape(64, 0.01, 4)) is None
+    assert no_op_result(records, Shape(64, 0.01, 1), OfferedLoad(64)).concurrency == 64
+    assert no_op_result(records, None, OfferedLoad(64)) is None
+    assert no_op_result(records, Shape(64, 0.01, 1), OfferedLoad(8)) is None

@@ -1,5 +1,6 @@
 """The pictures: what stands on them, also where a variant failed or nothing is known."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,9 +22,11 @@ from tests.builders import (
     explained_row,
     failed_variant,
     no_op_server,
+    rate,
     results,
     row,
     variant,
+    windows_of,
 )
 from tests.numbers.suite import SUITE
 
@@ -44,7 +47,8 @@ def two_variants(**changes) -> Results:
     server = no_op_server()
     steady = variant(*rows, no_op_server=server)
     quick = variant(explained_row(predict=1.0), builds_on="steady", no_op_server=server)
-    return results({"steady": steady, "quick": quick}, **changes)
+    windows = windows_of({"steady": 100.0, "quick": 140.0}, load="4")
+    return results({"steady": steady, "quick": quick}, windows=windows, **changes)
 
 
 def test_every_picture_of_a_good_run_is_drawn(tmp_path):
@@ -77,15 +81,26 @@ def test_the_throughput_page_shows_our_own_intervals_and_no_others():
     (axes,) = figure.axes
     assert axes.get_ylabel().startswith("requests/s, correct answers only")
     assert axes.get_xlabel() == "concurrency"
-    rate = run.variants["steady"].rows[0].requests_per_second
+    reached = run.variants["steady"].rows[0].requests_per_second
     mean, interval = (line.get_ydata() for line in axes.lines[:2])
-    assert list(mean) == pytest.approx([rate.mean])
-    assert sorted(interval) == pytest.approx(rate.ci95)
+    assert list(mean) == pytest.approx([reached.mean])
+    assert sorted(interval) == pytest.approx(reached.ci95)
+
+
+def test_a_rate_without_an_interval_has_a_point_and_no_bar(tmp_path):
+    alone = rate(100.0, resolution_percent=None)
+    unsure = row(requests_per_second=alone, output_per_second=alone)
+    run = results({"steady": variant(unsure)})
+    (axes,) = charts.throughput_figure(run).axes
+    heights = {float(height) for line in axes.lines for height in line.get_ydata()}
+    assert {height for height in heights if not math.isnan(height)} == {100.0}
+    assert charts.draw(run, SUITE, tmp_path)
 
 
 def test_an_open_loop_is_drawn_over_the_offered_rate():
     offered = replace(row(), concurrency=None, offered_rate=100.0)
-    run = results({"steady": variant(offered)}, settings={"epochs": 1, "rate": [100.0]})
+    windows = windows_of({"steady": 100.0}, load="100/s", epochs=1)
+    run = results({"steady": variant(offered)}, settings={"rate": [100.0]}, windows=windows)
     page = words(charts.throughput_figure(run))
     assert "offered rate (requests/s)" in page
     assert "open loop, Poisson arrivals, a number, 1 epoch" in page
@@ -241,12 +256,11 @@ def test_the_language_model_page_shows_our_own_intervals_and_the_model_without_a
     run = token_results()
     (figure,) = llm_charts.charts(run).values()
     speed = panel(figure, "Output tokens/s")
-    rate = run.variants["baseline"].rows[0].output_per_second
+    reached = run.variants["baseline"].rows[0].output_per_second
     drawn = [path for lines in speed.collections for path in lines.get_segments()]
     heights = sorted({float(y) for segment in drawn for _, y in segment})
-    assert heights == pytest.approx(
-        sorted([*rate.ci95, 0.0, run.variants["baseline"].in_process_per_second.mean])
-    )
+    alone = run.variants["baseline"].in_process_per_second
+    assert heights == pytest.approx(sorted([*reached.ci95, 0.0, alone]))
     assert "one stream without a server" in words(speed)
 
 

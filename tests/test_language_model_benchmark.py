@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness.measure.window import OfferedLoad, Record
-from harness.results.summary import rate
 from harness.suite import read_results
 from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token
 from llm_model_benchmarking.suite import (
+    WINDOW_S,
     LanguageModelSuite,
     break_even_requests,
     request_body,
@@ -61,12 +61,13 @@ def suite(**changes) -> LanguageModelSuite:
     return LanguageModelSuite(**fields | changes)
 
 
-def record(seconds: float, in_process: float | None = None, **metrics: float) -> Record:
-    """A server whose lone answers take so long."""
-    made = Record(setup_metrics=[SETUP_METRICS | metrics] if metrics else [])
-    made.add(OfferedLoad(1), window(load_result(seconds, count=4)))
+def record(*seconds: float, in_process: float | None = None, **metrics: float) -> Record:
+    """A server whose lone answers take so long, in one window each of its first launch."""
+    made = Record("any", setup_metrics=[SETUP_METRICS | metrics] if metrics else [])
+    for block, answer_s in enumerate(seconds):
+        made.add(OfferedLoad(1), window(load_result(answer_s, count=4), block=block))
     if in_process:
-        made.in_process[0] = in_process
+        made.in_process.append((0, 0, in_process))
     return made
 
 
@@ -150,6 +151,10 @@ def test_the_share_that_serving_leaves_is_paired_by_epoch():
     both = [record(0.5, in_process=2.5), record(0.5, in_process=2.0)]
     assert served_share_percent(both) == pytest.approx(90)
     assert served_share_percent([record(0.5)]) is None
+    launches = record(0.5, 0.25, in_process=5.0)  # 3 of 5 in the mean over blocks
+    launches.add(OfferedLoad(1), window(load_result(1.0, count=4), epoch=1, block=2))
+    launches.in_process += [(1, 2, 2.0), (1, 3, 3.0), (2, 4, 1000.0)]  # 1 of 2.5; nothing served
+    assert served_share_percent([launches]) == pytest.approx((60 + 40) / 2)
 
 
 def test_a_variant_is_summed_up_from_all_its_launches():
@@ -166,6 +171,32 @@ def test_a_variant_is_summed_up_from_all_its_launches():
     assert own.break_even_requests == 19  # 30 s, of which a request saves 2 - 0.375
 
 
+def test_its_rate_is_a_mean_over_launches_and_their_windows():
+    twice = record(0.5, 0.25)
+    twice.add(OfferedLoad(1), window(load_result(1.0, count=4), epoch=1, block=2))
+    own = suite().variant("baseline", {"baseline": [twice]})
+    assert own.avg_tokens_per_sec == pytest.approx((20 * 3 + 20) / 2)
+    assert own.std_dev == pytest.approx(28.284, rel=1e-3)
+
+
+def test_what_needs_no_server_is_prepared_once_and_measured_again_in_every_block():
+    calls = []
+
+    def models(function, *arguments):
+        calls.append((function, *arguments[:1]))
+        return {"set_up": SETUP_METRICS, "requests_per_second": 2.5}.get(function, 0.0)
+
+    made = suite(models=models, setup_metrics={"baseline": SETUP_METRICS})
+    made.prepare(["baseline", "static_kv_compile"])
+    assert made.in_process("baseline") == made.in_process("static_kv_compile") == 2.5
+    assert calls.count(("memory_bandwidth",)) == 1
+    assert calls.count(("set_up", "static_kv_compile")) == 1
+    assert ("set_up", "baseline") not in calls  # it has answered already
+    for name in ("baseline", "static_kv_compile"):
+        assert calls.count(("kl_divergence", name)) == 1
+        assert calls.count(("requests_per_second", name)) == 2
+
+
 def test_a_variant_that_failed_before_anything_was_measured_has_only_unknowns():
     own = suite(setup_metrics={}, bandwidth_bytes_per_s=None).variant("baseline", {"baseline": []})
     assert set(asdict(own).values()) == {None}
@@ -177,7 +208,7 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
     records = {"baseline": [record(2.0)], "static_kv_compile": [record(0.25, compile_s=30.0)]}
     made = suite(kl_divergences={"static_kv_compile": 0.01})
     own = made.variant("static_kv_compile", records)
-    compiled = variant(builds_on="baseline", own=own, in_process_per_second=rate([90.0]))
+    compiled = variant(builds_on="baseline", own=own, in_process_per_second=90.0)
     said = sentence(compiled)
     assert "80 % of the 100 tokens/s that memory bandwidth allows" in said
     assert "0.01 nats from the baseline's distribution" in said
@@ -192,9 +223,9 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
 
 
 def test_a_whole_run_says_what_it_ran_and_measures_every_number(tmp_path):
-    flags = "--quick --model random:tiny --variants baseline --concurrency 1,2 --output-tokens 12"
+    flags = "--quick --minutes 0.8 --model random:tiny --variants baseline --concurrency 1,2"
     done = subprocess.run(
-        [sys.executable, SCRIPT, *flags.split(), "--output-dir", tmp_path],
+        [sys.executable, SCRIPT, *flags.split(), "--output-tokens", "12", "--output-dir", tmp_path],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -222,6 +253,10 @@ def test_a_whole_run_says_what_it_ran_and_measures_every_number(tmp_path):
             "response_path",
             "unexplained",
         ]
+    assert {window.load for window in results.windows} == {"1", "2"}
+    assert min(window.seconds for window in results.windows) >= WINDOW_S
+    assert all(window.requests_per_second > 0 for window in results.windows)
+    assert baseline.in_process_per_second > 0
     assert baseline.own.kl_divergence == 0
     assert 0 < baseline.own.efficiency_percent < 100
     assert baseline.own.served_share_percent > 0

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from itertools import islice
+from itertools import count, islice
 
 import pytest
 import requests
@@ -17,7 +17,7 @@ from harness.load.__main__ import report, text
 from harness.load.closed_loop import ClosedLoopWindow, State
 from harness.load.echo_server import echo_server
 from harness.load.job import Job, LoadResult
-from harness.load.loop import WATCH_S, shuffled_cycle
+from harness.load.loop import DRAIN_S, DRAIN_STEP_S, WATCH_S, shuffled_cycle
 from harness.load.run import load_process, run_job
 from harness.process.module_process import ProcessDiedError
 from tests.scripted import OK_REPLY, STREAM_HEAD, chunk, following, replies, scripted_server
@@ -68,29 +68,39 @@ class TestClosedLoopWindow:
 
     @pytest.fixture
     def opened(self, window) -> ClosedLoopWindow:
-        assert window.request_ended(101.0, 3)
+        assert window.edge(101.0, 3)
         return window
 
     def test_opens_at_the_end_of_a_request_after_the_warm_up(self, window):
-        assert not window.request_ended(100.9, 50)
+        assert not window.edge(100.9, 50)
         assert window.state is State.WARMING_UP
-        assert window.request_ended(101.0, 51)
+        assert window.edge(101.0, 51)
         assert window.state is State.OPEN
 
     def test_waits_for_an_answer_per_connection_before_it_opens(self, window):
-        assert not window.request_ended(130.0, 2)
-        assert window.request_ended(131.0, 3)
+        assert not window.edge(130.0, 2)
+        assert window.edge(131.0, 3)
         assert window.state is State.OPEN
 
+    def test_waits_for_as_many_answers_per_connection_as_the_job_says(self):
+        window = ClosedLoopWindow(job(concurrency=2, warmup_answers=3), started=100.0)
+        assert not window.edge(131.0, 6)
+        assert window.edge(132.0, 7)
+
+    def test_of_streams_opens_at_an_arrival_once_each_connection_had_an_answer(self):
+        window = ClosedLoopWindow(job(concurrency=2, carries_output=is_word), started=100.0)
+        assert not window.edge(131.0, 1)
+        assert window.edge(132.0, 2)
+
     def test_closes_at_the_end_of_a_request_once_it_is_long_enough(self, opened):
-        assert not opened.request_ended(110.9, 50)
+        assert not opened.edge(110.9, 50)
         assert not opened.time_passed(111.5)
-        assert opened.request_ended(111.6, 51)
+        assert opened.edge(111.6, 51)
         assert opened.state is State.CLOSED
 
     def test_stays_open_for_longer_while_too_few_requests_have_ended(self, opened):
-        assert not opened.request_ended(120.0, 2)
-        assert opened.request_ended(130.0, 3)
+        assert not opened.edge(120.0, 2)
+        assert opened.edge(130.0, 3)
         assert opened.state is State.CLOSED
 
     def test_closes_during_a_stall_after_four_times_its_length(self, opened):
@@ -104,13 +114,13 @@ class TestClosedLoopWindow:
         assert window.state is State.CLOSED
 
     def test_one_that_opened_late_closes_at_the_limit_of_the_job(self, window):
-        assert window.request_ended(165.0, 3)
+        assert window.edge(165.0, 3)
         assert not window.time_passed(171.0)
         assert window.time_passed(171.1)
 
     def test_nothing_happens_after_it_has_closed(self, opened):
-        assert opened.request_ended(111.0, 3)
-        assert not opened.request_ended(1000.0, 1000)
+        assert opened.edge(111.0, 3)
+        assert not opened.edge(1000.0, 1000)
         assert not opened.time_passed(1000.0)
         assert opened.state is State.CLOSED
 
@@ -170,6 +180,40 @@ def test_the_end_of_the_warm_up_is_told_when_the_window_opens():
         assert told_at[0] == pytest.approx(result.opened, abs=0.05)
         assert START_S + 0.1 <= result.opened < START_S + 0.11
         assert min(result.ended) > result.opened
+
+
+def test_the_window_opens_after_as_many_answers_per_connection_as_asked():
+    for answers in (1, 2, 5):
+        asked = {"concurrency": 4, "warmup_s": 0.0, "warmup_answers": answers}
+        result = answered(replies(delay_s=0.05), **asked)
+        assert result.opened - START_S == pytest.approx(0.05 * (answers + 1), abs=PRECISE)
+
+
+@pytest.mark.parametrize("offered", [{"concurrency": 3}, {"rate": 100.0}], ids=str)
+def test_after_the_window_nothing_more_is_sent_and_what_is_due_still_comes(offered):
+    """A server that is frozen next has nothing left to do."""
+    heads, answers = [], []
+
+    async def script(number, writer):
+        await asyncio.sleep(0.2)
+        answers.append(number)
+        writer.write(OK_REPLY)
+
+    loop = VirtualLoop(following(script, heads))
+    result = run_job(job(**offered), clock=loop.time, loop_factory=lambda: loop)
+    assert len(answers) == len(heads) > len(result.ended)
+    assert loop.now < result.closed + 0.2 + 0.2 + WATCH_S + 2 * DRAIN_STEP_S
+
+
+def test_a_server_that_owes_an_answer_is_not_waited_for_long():
+    async def script(number, writer):
+        await asyncio.sleep(1000 if number == 1 else 0.01)
+        writer.write(OK_REPLY)
+
+    loop = VirtualLoop(following(script, []))
+    result = run_job(job(concurrency=2), clock=loop.time, loop_factory=lambda: loop)
+    assert set(result.outcome) == {"ok"}
+    assert DRAIN_S <= loop.now - result.closed <= DRAIN_S + 2 * DRAIN_STEP_S
 
 
 def test_requests_say_when_they_were_due_in_unix_time():
@@ -355,6 +399,24 @@ def test_open_loop_offers_the_asked_rate_whatever_the_server_does():
     assert (slow.opened, slow.closed) == (START_S + 0.1, START_S + 2.1)
 
 
+@pytest.mark.parametrize("rate", [30, 150])
+def test_open_loop_throughput_is_all_that_ended_in_the_window_whenever_it_was_due(rate):
+    """Windows are short: what was due before them must not be missing."""
+    answers = []
+
+    async def script(_, writer):
+        await asyncio.sleep(0.2)
+        answers.append(now())
+        writer.write(OK_REPLY)
+
+    result = answered(script, rate=rate, warmup_s=1.0, duration_s=0.4)
+    ended = sum(result.opened <= moment <= result.closed for moment in answers)
+    assert result.correct_in_window == ended
+    assert result.requests_per_second == pytest.approx(ended / 0.4)
+    due = intended(result)
+    assert result.opened <= min(due) <= max(due) < result.closed
+
+
 def test_open_loop_latency_is_service_time_and_the_lateness_of_sending(monkeypatch):
     monkeypatch.setattr(open_loop, "MOST_CONNECTIONS", 2)
     result = answered(replies(delay_s=0.1), rate=30, duration_s=2.0)
@@ -402,6 +464,60 @@ def test_outputs_of_a_stream_are_timed_when_their_last_byte_arrives():
     assert all_near(result.latency_s, 0.15)
     for gaps in result.output_gaps_s:
         assert gaps == pytest.approx([0.03, 0.03, 0.03, 0.0], abs=PRECISE)
+
+
+def test_windows_of_streams_open_and_close_at_an_arrival_whole_answers_or_not():
+    """Answers of 0.15 s and five outputs; the eighth is cut off after the third of them."""
+    result = answered(streaming(), carries_output=is_word, duration_s=1.0, min_requests=1)
+    assert result.opened - START_S == pytest.approx(0.15, abs=PRECISE)
+    assert result.closed - START_S == pytest.approx(7 * 0.15 + 0.12, abs=PRECISE)
+    assert result.outcome == ["ok"] * result.correct_in_window
+    assert (result.correct_in_window, result.outputs_in_window) == (6, 6 * 5 + 3)
+    assert result.outputs_per_answer == 5
+    assert result.requests_per_second == pytest.approx(33 / 5 / 1.02, rel=1e-3)
+
+
+def test_the_last_answer_counts_although_it_is_complete_a_moment_after_its_last_output():
+    """It ends with the very arrival that closes the window."""
+    loop = VirtualLoop(following(streaming(), []))
+    ticks = count(1)
+    result = run_job(
+        job(carries_output=is_word, duration_s=0.9, min_requests=1),
+        clock=lambda: loop.time() + 1e-9 * next(ticks),
+        loop_factory=lambda: loop,
+    )
+    assert result.closed - START_S == pytest.approx(7 * 0.15, abs=PRECISE)
+    assert (result.correct_in_window, result.outputs_in_window) == (5, 6 * 5)
+
+
+def test_outputs_of_wrong_answers_are_no_throughput():
+    result = answered(streaming(), carries_output=is_word, check=lambda *_: (False, None))
+    assert result.outputs_per_answer is None
+    assert result.outputs_in_window <= 4  # of the one that could not be judged
+    assert result.requests_per_second == 0
+
+
+def test_answers_that_do_not_stream_have_no_outputs():
+    result = answered(replies())
+    assert (result.outputs_in_window, result.outputs_per_answer) == (None, None)
+
+
+def test_streams_of_an_open_loop_are_counted_by_what_arrives_in_the_window():
+    moments = []
+
+    async def script(_, writer):
+        writer.write(STREAM_HEAD)
+        for _ in range(5):
+            await asyncio.sleep(0.03)
+            moments.append(now())
+            writer.write(chunk(b"data: word\n\n"))
+        writer.write(chunk(b""))
+
+    asked = {"rate": 40, "warmup_s": 1.0, "duration_s": 0.4}
+    result = answered(script, carries_output=is_word, **asked)
+    arrived = sum(result.opened < moment <= result.closed for moment in moments)
+    assert result.outputs_in_window == arrived > 20
+    assert result.requests_per_second == pytest.approx(arrived / 5 / 0.4)
 
 
 def test_a_stream_that_breaks_off_is_no_correct_answer_even_with_a_200():

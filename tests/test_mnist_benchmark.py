@@ -6,11 +6,11 @@ import json
 import pytest
 
 from harness.measure.window import OfferedLoad
-from harness.results.summary import rate, row_of
+from harness.results.summary import row_of
 from mnist_model_benchmarking.checks import DigitCheck
 from mnist_model_benchmarking.rows import ImageRow, ImageVariant, ModelAlone
 from mnist_model_benchmarking.suite import MnistSuite, grouped, request_body
-from tests.builders import load_result, no_op_server, variant, window
+from tests.builders import load_result, no_op_server, rate, variant, window
 
 ALONE = ModelAlone(batch_sizes=[1, 8, 64], images_per_second=[900.0, 9000.0, 7000.0])
 
@@ -64,11 +64,11 @@ def test_what_is_measured_in_process_is_about_one_batch_of_images(images, sent):
 
 def test_ceilings_run_from_the_model_alone_down_to_what_was_served():
     own = ImageRow(accuracy=1.0)
-    served = row_of(OfferedLoad(4), [window(load_result(0.01))], 10, own, {})
+    served = row_of(OfferedLoad(4), [window(load_result(0.01))], rate(100.0), 10, own, {})
     measured = variant(
         served,
         own=ImageVariant(baseline_throughput=ALONE),
-        in_process_per_second=rate([5000.0]),
+        in_process_per_second=5000.0,
         no_op_server=no_op_server(300.0, concurrency=4),
     )
     ceilings = MnistSuite.ceilings(measured)

@@ -11,11 +11,32 @@ from rich.console import Console
 
 from harness.judge.comparison import compared_rows
 from harness.readme import filled
-from harness.results.run import Comparison, Results, Verdict
-from harness.show.columns import rate_text
-from harness.show.console import LOG_WIDTH, comparison_table, print_results
+from harness.results.run import Best, Comparison, Results, Verdict, WindowRecord
+from harness.show.columns import MATRIX_LEGEND, matrix, rate_text
+from harness.show.console import (
+    LOG_WIDTH,
+    aa_control,
+    comparison_table,
+    matrix_table,
+    print_results,
+    print_verdicts,
+    verdict_lines,
+)
 from harness.show.readme_tables import tables
-from tests.builders import explained_row, failed_variant, results, row, variant, verdict
+from tests.builders import (
+    BREAKDOWN,
+    comparison,
+    explained_row,
+    failed_variant,
+    judged_results,
+    rate,
+    results,
+    row,
+    variant,
+    verdict,
+    window_record,
+    windows_of,
+)
 from tests.numbers.suite import SUITE
 
 ROOT = Path(__file__).parent.parent
@@ -38,11 +59,18 @@ def test_every_file_and_picture_it_names_exists():
         assert (ROOT / picture).exists(), picture
 
 
-def test_a_table_names_the_machine_the_software_and_the_commit():
-    text = tables(results(notes=["NOT REAL"]), SUITE, CHARTS)
+def compared_runs() -> Results:
+    """A run of four variants, judged: the last two are the same, and faster than the others."""
+    rates = {"steady": 400.0, "slow": 50.0, "quick": 600.0, "as_quick": 601.0}
+    return judged_results(rates, noise=0.005, blocks=10, control="steady")
+
+
+def test_a_table_names_the_machine_the_software_the_commit_and_the_time():
+    windows = windows_of({"steady": 100.0})
+    text = tables(results(notes=["NOT REAL"], windows=windows), SUITE, CHARTS)
     for words in ("a processor, 2 cores, no GPU (avx2)", "Python 3.11.7", "litserve 0.2.19"):
         assert words in text
-    assert "2026-01-01, commit 01234567; a number, 3 epochs with windows of 3 s; NOT REAL." in text
+    assert "2026-01-01, commit 01234567; a number, 3 epochs, 8 minutes; NOT REAL." in text
     machine = results().machine | {"git_dirty": True}
     del machine["instruction_sets"]
     older = tables(results(machine=machine), SUITE, CHARTS)
@@ -50,32 +78,78 @@ def test_a_table_names_the_machine_the_software_and_the_commit():
     assert "(with uncommitted changes)" in older
 
 
-def test_a_full_run_has_a_table_advice_reasons_verdicts_noise_floor_and_pictures():
+def test_a_full_run_has_a_matrix_advice_and_a_picture_and_the_rest_is_folded():
     slow_row, quick_row = (
         replace(explained_row(predict=spent_ms), warnings=[]) for spent_ms in (4.0, 1.0)
     )
     run = results(
         {"steady": variant(slow_row), "quick": variant(quick_row, builds_on="steady")},
         verdicts=[verdict("quick", "4", 30.0)],
-        noise_floor_percent={"1": 1.5, "4": None},
+        aa_control={"4": comparison(-1.5, "same")},
+        best={"4": Best("quick", [])},
         advice=["quick beats steady at 4"],
+        windows=explained_windows(),
     )
     text = tables(run, SUITE, CHARTS)
     parts = (
+        "Measured on a processor",
+        "| numbers/s at concurrency | steady | quick |",
+        f"({MATRIX_LEGEND})",
+        "- quick beats steady at 4",
+        f"({CHARTS}/throughput/requests_per_second.png)",
+        "<details><summary>Every row",
         "| variant | concurrency or offered rate | numbers/s | even |",
         "No row carries a warning.",
         "- steady: counts",
-        "- quick beats steady at 4",
+        "</details>",
         "<details><summary>Why",
         "- quick against steady at 4 (faster by 30 %): saved 3.0 ms of predict",
-        "</details>",
-        "| quick against steady | 4 | faster by 30 % |",
-        "Noise floor (A/A control against the baseline): 1.5 % at 1.",
-        f"({CHARTS}/throughput/requests_per_second.png)",
         f"({CHARTS}/breakdown/request.png)",
+        "<details><summary>All verdicts",
+        "| quick against steady | 4 | faster by 30 % |",
+        "A/A control against the baseline: -1.5 % [-4.5, +1.5] at 4.",
     )
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
+    assert text.count("<details>") == text.count("</details>") == 3
+    assert text.rstrip().endswith("</details>")
+
+
+def explained_windows() -> list[WindowRecord]:
+    """Windows of which "quick" spends three milliseconds less in predict."""
+    return [
+        window_record(name, 100.0, load="4", block=block, breakdown_ms=BREAKDOWN | parts)
+        for block in range(4)
+        for name, parts in {
+            "steady": {},
+            "quick": {"predict": BREAKDOWN["predict"] - 3 + 0.01 * block},
+        }.items()
+    ]
+
+
+def test_the_matrix_marks_the_fastest_and_what_is_the_same_and_says_how_well_each_is_known():
+    run = compared_runs()
+    assert run.best == {"1": Best("as_quick", ["quick"])}
+    text = tables(run, SUITE, CHARTS)
+    assert "| numbers/s at concurrency | steady | slow | quick | as_quick |" in text
+    assert "| 1 | 400 ±4% | 50.0 ±4% | 600 ±4% = | **601 ±4%** |" in text
+
+
+def test_the_matrix_says_no_resolution_where_there_is_none_and_a_dash_where_nothing_is():
+    alone = rate(1234.0, resolution_percent=None)
+    many = row(concurrency=8, output_per_second=alone)
+    run = results({"steady": variant(row(), many), "quick": variant(row(), builds_on="steady")})
+    lines = list(matrix(run, "**{}**".format))
+    assert [line[0] for line in lines] == ["1", "8"]
+    assert lines[1] == ("8", "1,234", "–")
+
+
+def test_the_matrix_of_an_open_loop_is_about_the_offered_rate():
+    offered = replace(row(), concurrency=None, offered_rate=100.0)
+    settings = {"epochs": 1, "rate": [100.0]}
+    text = tables(results({"steady": variant(offered)}, settings=settings), SUITE, CHARTS)
+    assert "| numbers/s at offered rate | steady |" in text
+    assert "| 100/s | " in text
 
 
 def test_tables_with_a_failed_variant_say_first_that_it_failed_and_why():
@@ -85,7 +159,10 @@ def test_tables_with_a_failed_variant_say_first_that_it_failed_and_why():
     assert first.startswith("- **broken failed: it ended with 1 before it was ready")
     assert "no model" in first
     assert "| steady | 1 |" in text
-    assert "| broken" not in text
+    assert "| numbers/s at concurrency | steady | broken |" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("| 1 | "))
+    assert line.endswith("| – |")
+    assert "| broken | 1" not in text
 
 
 def test_tables_of_a_run_in_which_nothing_was_measured_have_neither_rows_nor_pictures():
@@ -98,8 +175,8 @@ def test_tables_of_a_run_in_which_nothing_was_measured_have_neither_rows_nor_pic
 def test_without_verdicts_there_is_no_verdict_table():
     text = tables(results(), SUITE, CHARTS)
     assert "verdict" not in text
-    assert "Noise floor" not in text
-    assert "details" not in text
+    assert "A/A control" not in text
+    assert text.count("<details>") == 1  # every row
 
 
 def test_rows_in_doubt_are_marked_and_counted():
@@ -126,47 +203,75 @@ def printed(run: Results) -> str:
     return console.file.getvalue()
 
 
-def test_the_console_says_table_verdicts_advice_noise_floor_and_every_doubt():
-    wrong = Comparison(None, None, 0, "not counted", "not counted: 3 wrong answers")
+def test_the_console_says_matrix_advice_rows_verdicts_control_and_every_doubt():
+    wrong = Comparison(None, None, None, None, "not counted", "not counted: 3 wrong answers")
     text = printed(
         results(
             {
-                "steady": variant(replace(row(), warnings=["unstable [a]"])),
+                "steady": variant(replace(row(), warnings=["coarse [a]"])),
                 "broken": failed_variant(),
             },
             notes=["NOT REAL"],
             verdicts=[verdict("quick", "1", 30.0), Verdict("quick", "steady", "8", wrong)],
-            noise_floor_percent={"1": 0.0, "8": None},
+            aa_control={"1": comparison(0.5, "same"), "8": wrong},
             advice=["quick beats steady at 1"],
         )
     )
-    for line in (
+    lines = (
+        MATRIX_LEGEND,
+        "quick beats steady at 1",
         "NOT REAL",
         "steady: counts",
         "quick against steady at 1: faster by 30 %",
         "quick against steady at 8: not counted: 3 wrong answers",
-        "quick beats steady at 1",
-        "noise floor (A/A control against the baseline): 0.0 % at 1",
-        "! steady at 1: unstable [a]",
-    ):
+        "A/A control against the baseline: +0.5 % [-2.5, +3.5] at 1",
+        "! steady at 1: coarse [a]",
+    )
+    places = [text.index(f"{line}\n") for line in lines]
+    assert places == sorted(places)
+    assert places[1] < text.index("numbers: 95 % intervals") < places[2]
+
+
+def test_the_console_shows_the_matrix_with_every_variant_and_its_marks():
+    run = compared_runs()
+    console = Console(width=LOG_WIDTH, file=StringIO(), force_terminal=True)
+    console.print(matrix_table(run))
+    shown = console.file.getvalue()
+    assert "400 ±4%" in shown
+    assert "600 ±4% =" in shown
+    assert re.search(r"\x1b\[1m601 ±4%", shown)  # bold
+    headings = [column.header for column in matrix_table(run).columns]
+    assert headings == ["concurrency", "steady", "slow", "quick", "as quick"]
+
+
+def test_judging_a_file_again_prints_best_advice_verdicts_and_control():
+    console = Console(width=LOG_WIDTH, file=StringIO())
+    run = compared_runs()
+    print_verdicts(run, console)
+    text = console.file.getvalue()
+    for line in [MATRIX_LEGEND, *run.advice, *aa_control(run), *verdict_lines(run)]:
         assert f"{line}\n" in text
+    assert len(run.verdicts) == 3
+    assert len(aa_control(run)) == 1
 
 
 def test_the_console_says_why_there_are_no_verdicts():
-    assert "no verdicts: they need two epochs of the baseline and another variant" in printed(
-        results()
-    )
+    assert "no verdicts: they need the baseline and another variant" in printed(results())
 
 
 def test_the_comparison_of_two_files_shows_both_rates_and_a_dash_for_a_variant_that_fails_now():
-    old = results()
-    new = replace(
-        old, variants={"steady": replace(failed_variant(None), rows=old.variants["steady"].rows)}
-    )
-    table = comparison_table(compared_rows(old, new, 0.0), old, new)
+    old = judged_results({"steady": 100.0, "gone": 50.0})
+    rows = old.variants["steady"].rows
+    partly = {"steady": replace(failed_variant(None), rows=rows)}
+    new = replace(old, variants=partly)
+    table = comparison_table(compared_rows(old, new, 10.0), old, new)
     assert table.title.startswith(
         "numbers, numbers/s: 2026-01-01T00:00:00+00:00 (01234567) against"
     )
     columns = [list(column.cells) for column in table.columns]
-    assert columns[2:4] == [["–", rate_text(new.variants["steady"].rows[0].output_per_second)]] * 2
-    assert columns[4][0].startswith("fails now")
+    rate_before, gone = rate_text(rows[0].output_per_second), "50.0 [48.1, 52.0]"
+    assert columns[2:4] == [["–", rate_before, gone], ["–", rate_before, "–"]]
+    assert columns[1] == ["all", "1", "1"]
+    assert columns[4][0].startswith("fails now: it ended with 1")
+    assert columns[4][2] == "was not measured now"
+    assert [row.style for row in table.rows] == ["red", None, "red"]

@@ -9,10 +9,11 @@ import pytest
 from harness.load.job import LoadResult
 from harness.measure.window import OfferedLoad
 from harness.results.file import UnusableResultsError, save
+from harness.results.rows import Rate
 from harness.results.run import SCHEMA_VERSION
-from harness.results.summary import rate, row_of
+from harness.results.summary import record_of, row_of
 from harness.suite import read_results
-from tests.builders import NO_USAGE, USAGE, load_result, results, row, window, worker
+from tests.builders import NO_USAGE, USAGE, http, load_result, rate, results, row, window, worker
 
 
 def test_results_are_the_same_after_a_round_trip(tmp_path):
@@ -29,7 +30,7 @@ def test_missing_is_null_in_the_file(tmp_path):
 
 def test_numbers_that_json_does_not_have_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        rate([math.nan, 1.0])
+        Rate(math.nan)
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
@@ -45,7 +46,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     [
         ("{", "not valid JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 2}', "schema version 2; this program reads 3"),
+        ('{"schema_version": 2}', "schema version 2; this program reads 4"),
         (f'{{"schema_version": {SCHEMA_VERSION}}}', "unknown folder"),
         (f'{{"schema_version": {SCHEMA_VERSION}, "package": "os"}}', "unknown folder"),
         (f'{{"schema_version": {SCHEMA_VERSION}, "package": ".."}}', "unknown folder"),
@@ -66,8 +67,10 @@ def test_only_correct_answers_count_as_throughput():
 
 
 def test_output_is_counted_in_the_suites_unit():
-    made = row_of(OfferedLoad(1), [window()], 64, None, {})
-    assert made.output_per_second.mean == pytest.approx(64 * made.requests_per_second.mean)
+    made = row_of(OfferedLoad(1), [window()], rate(100.0), 64, None, {})
+    assert made.output_per_second.mean == pytest.approx(6400)
+    assert made.output_per_second.ci95 == pytest.approx((6400 / 1.04, 6400 * 1.04))
+    assert made.output_per_second.resolution_percent == 4.0
 
 
 def test_percentiles_need_enough_requests_of_all_windows():
@@ -78,7 +81,7 @@ def test_percentiles_need_enough_requests_of_all_windows():
 def test_the_workers_part_of_a_row_follows_from_what_they_did():
     work = {"queue_wait": 0.0, "predict": 0.5}
     workers = [worker(30, busy_s=0.6, **work), worker(10, busy_s=0.2, **work)]
-    made = row_of(OfferedLoad(1), [window(workers=workers)], 1, None, {})
+    made = row_of(OfferedLoad(1), [window(workers=workers)], rate(100.0), 1, None, {})
     assert made.worker_shares == [0.75, 0.25]
     assert made.mean_batch_size == 1
     assert made.batch_sizes == {1: 40}
@@ -94,23 +97,35 @@ def test_a_concurrency_that_was_not_reached_is_noticed():
     assert "mean concurrency only 1.0 of 8 (Little's law)" in warning
 
 
-def test_an_uneven_window_is_called_unstable():
-    uneven = load_result(ended=[100 + 3 * (index / 300) ** 2 for index in range(1, 301)])
-    assert any("unstable" in warning for warning in row(uneven).warnings)
+def test_a_row_known_worse_than_asked_is_flagged_with_what_to_try():
+    (warning,) = row(resolution_percent=12.0).warnings
+    assert "known to ± 12 % only, not to 10 %" in warning
+    assert "--minutes" in warning
+    assert row(resolution_percent=9.0).warnings == []
+    assert row(resolution_percent=None).warnings == []
+
+
+def test_windows_that_differ_are_no_doubt_by_themselves():
+    assert row(load_result(0.01), load_result(0.02), load_result(0.04)).warnings == []
 
 
 def test_a_client_near_its_ceiling_is_named():
-    made = row_of(OfferedLoad(1), [window(usage=NO_USAGE, client_ceiling=110.0)], 1, None, {})
+    made = row_of(
+        OfferedLoad(1), [window(usage=NO_USAGE, client_ceiling=110.0)], rate(100.0), 1, None, {}
+    )
     assert any("client-bound: 91 %" in warning for warning in made.warnings)
 
 
 def test_requests_that_were_sent_late_are_told():
     late = load_result(late_s=[0.0] * 290 + [0.02] * 10)
-    made = row_of(OfferedLoad(None, 100.0), [window(late)], 1, None, {})
+    made = row_of(OfferedLoad(None, 100.0), [window(late)], rate(100.0), 1, None, {})
     assert any("3 % of the requests were sent over 5 ms late" in each for each in made.warnings)
     assert made.client.mean_send_delay_ms == pytest.approx(20 * 10 / 300)
     punctual = load_result(late_s=[0.001] * 300)
-    assert row_of(OfferedLoad(None, 100.0), [window(punctual)], 1, None, {}).warnings == []
+    assert (
+        row_of(OfferedLoad(None, 100.0), [window(punctual)], rate(100.0), 1, None, {}).warnings
+        == []
+    )
 
 
 def test_cpu_that_the_hypervisor_took_is_told():
@@ -125,3 +140,30 @@ def test_a_window_without_any_answer_makes_a_row():
     assert made.requests_per_second.mean == 0
     assert made.latency_ms["mean"] is None
     assert made.requests["sent"] == 0
+
+
+def test_cpu_is_that_of_the_requests_between_the_readings_around_a_window():
+    work = worker(600, queue_wait=0.0, predict=0.1)
+    made = row_of(OfferedLoad(1), [window(workers=[work])], rate(100.0), 1, None, {})
+    assert made.cpu_s_per_1000_requests["workers"] == pytest.approx(1000 * 1.8 / 600)
+    assert made.cpu_percent["workers"] == pytest.approx(60)
+    assert made.cpu_percent["server"] == pytest.approx(120)
+
+
+def test_a_window_is_kept_raw():
+    measured = window(
+        load_result(count=300, failures=3),
+        workers=[worker(10, queue_wait=0.01, predict=0.02)],
+        http=[http(10, 0.01, 0.06)],
+        epoch=2,
+        block=17,
+    )
+    kept = record_of("A/A control", "steady", "8", measured, {"predict": "think"})
+    assert (kept.server, kept.variant, kept.epoch, kept.block, kept.load) == (
+        *("A/A control", "steady", 2, 17, "8"),
+    )
+    assert kept.requests["connection_error"] == 3
+    assert kept.requests_per_second == pytest.approx(99)
+    assert kept.cpu_s["workers"] == 1.8
+    assert kept.cpu_s["client"] == pytest.approx(0.03)
+    assert kept.breakdown_ms["think"] == pytest.approx(2.0)

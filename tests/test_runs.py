@@ -1,4 +1,4 @@
-"""Whole runs: rounds and order, failures that stay visible, Ctrl-C, and never the wrong server."""
+"""Whole runs: epochs, blocks and windows, failures that stay visible, Ctrl-C, no wrong server."""
 
 import io
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import pytest
 import requests
 from rich.console import Console
 
+from harness import run as running
 from harness.load.connection import wire_format
 from harness.measure import epochs
 from harness.measure.capacity import Capacity, judged
+from harness.measure.utilisation import ProcessTree
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
-from harness.run import CONTROL, plan_of, run
+from harness.run import CONTROL, run
 from harness.suite import read_results
 from tests.numbers.suite import suite
 
@@ -35,8 +38,8 @@ def options(tmp_path: Path, **changes) -> Namespace:
         "variants": ["steady"],
         "concurrency": [1, 4],
         "epochs": 1,
-        "duration": 0.5,
-        "warmup": 0.1,
+        "minutes": 0.1,
+        "precision": None,
         "rate": None,
         "accelerator": "cpu",
         "api_servers": 1,
@@ -55,6 +58,15 @@ def _in_the_projects_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of two variants in two epochs, and what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        folder = tmp_path_factory.mktemp("run")
+        return measured(folder, ("steady", "paced"), epochs=2, minutes=0.5)
+
+
 def measured(tmp_path: Path, names: tuple[str, ...], **changes):
     log = io.StringIO()
     wanted = options(tmp_path, variants=list(names), **changes)
@@ -62,14 +74,17 @@ def measured(tmp_path: Path, names: tuple[str, ...], **changes):
     return results, log.getvalue()
 
 
-def test_order_is_random_per_epoch_fixed_by_the_seed_with_the_baseline_twice(tmp_path):
-    def order(seed):
-        wanted = options(tmp_path, variants=list(NAMES), epochs=6, seed=seed)
-        return [[spec.name for spec in servers] for servers in plan_of(suite(), wanted).order()]
-
-    assert order(1) == order(1) != order(2)
-    assert all(sorted(names) == sorted([*NAMES, CONTROL]) for names in order(1))
-    assert len({tuple(names) for names in order(1)}) > 1
+def test_every_block_holds_every_server_once_and_the_baseline_twice(whole_run):
+    results, _ = whole_run
+    blocks = {}
+    for window in results.windows:
+        blocks.setdefault((window.epoch, window.block, window.load), []).append(window.server)
+    assert all(sorted(servers) == ["A/A control", "paced", "steady"] for servers in blocks.values())
+    assert len({tuple(servers) for servers in blocks.values()}) > 2
+    assert {epoch for epoch, _, _ in blocks} == {0, 1}
+    loads = [load for _, _, load in blocks]
+    assert abs(loads.count("1") - loads.count("4")) <= 2
+    assert {window.variant for window in results.windows} == {"steady", "paced"}
 
 
 def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(tmp_path):
@@ -85,16 +100,19 @@ def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(
     assert read_results(tmp_path / "benchmark_results.json") == results
 
 
-def test_two_servers_of_the_baseline_give_the_noise_floor_and_verdicts(tmp_path):
-    results, _ = measured(tmp_path, ("steady",), epochs=2)
-    assert set(results.noise_floor_percent) == {"1", "4"}
-    assert all(floor >= 0 for floor in results.noise_floor_percent.values())
-    assert len(results.variants["steady"].rows[0].requests_per_second.windows) == 4
+def test_two_servers_of_the_baseline_are_the_proof_of_the_instrument(whole_run):
+    results, log = whole_run
+    assert set(results.aa_control) == {"1", "4"}
+    assert all(each.ci95 for each in results.aa_control.values())
     assert CONTROL not in results.variants
+    (first, *_) = results.verdicts
+    assert (first.variant, first.against, first.comparison.verdict) == ("paced", "steady", "slower")
+    assert results.best["4"].variant == "steady"
+    assert "failed" not in log
 
 
-def test_the_breakdown_explains_the_latency_and_cpu_has_roles(tmp_path):
-    results, _ = measured(tmp_path, ("steady",), duration=1.5)
+def test_the_breakdown_explains_the_latency_and_cpu_has_roles(whole_run):
+    results, _ = whole_run
     steady = results.variants["steady"]
     for row in steady.rows:
         assert sum(row.breakdown_ms.values()) == pytest.approx(row.latency_ms["mean"])
@@ -102,16 +120,69 @@ def test_the_breakdown_explains_the_latency_and_cpu_has_roles(tmp_path):
         assert row.cpu_percent["http"] > 0
         assert row.cpu_s_per_1000_requests["workers"] > 0
         assert row.mean_batch_size == 1
-    assert steady.no_op_server.requests_per_second.mean > 0
+        assert row.server_memory_bytes > 1e7
+    assert steady.no_op_server.requests_per_second > 0
     assert 0 < steady.no_op_server.ingress_ms < 50
-    assert steady.in_process_per_second.mean == 1000
+    assert steady.in_process_per_second == 1000
 
 
-def test_what_the_workers_did_during_the_warm_up_is_not_counted(tmp_path):
-    results, _ = measured(tmp_path, ("steady",), concurrency=[4], warmup=1.5)
+def test_a_frozen_server_uses_no_cpu_and_a_thawed_one_answers():
+    with running_server(*STEADY) as server:
+        tree = ProcessTree(server.pid, server.stats())
+        up = epochs.Running(server, ExitStack(), tree, launched=True)
+        up.freeze()
+        before = sum(tree.cpu_s().values())
+        with pytest.raises(requests.Timeout):
+            requests.get(f"{server.url}/health", timeout=0.5)
+        assert sum(tree.cpu_s().values()) - before < epochs.FROZEN_CPU_S
+        up.thaw()
+        assert launch.healthy(server.url)
+
+
+def test_a_frozen_server_that_used_cpu_is_named():
+    with running_server(*STEADY) as server:
+        up = epochs.Running(server, ExitStack(), ProcessTree(server.pid, None), launched=True)
+        up.freeze()
+        up.frozen_cpu_s -= 1.0
+        with pytest.raises(ServerFailedError, match=r"used 1.0\d s of CPU although it was frozen"):
+            up.thaw()
+
+
+def test_a_server_that_dies_between_its_windows_is_named_and_the_others_go_on(
+    tmp_path, monkeypatch
+):
+    thaw, killed = epochs.Running.thaw, []
+
+    def kill_first(self):
+        if self.frozen_cpu_s is not None and self.server.info["variant"] == "paced" and not killed:
+            killed.append(self.server.pid)
+            os.killpg(self.server.pid, signal.SIGKILL)
+        thaw(self)
+
+    monkeypatch.setattr(epochs.Running, "thaw", kill_first)
+    results, log = measured(tmp_path, ("steady", "paced"), minutes=0.3)
+    assert killed
+    assert results.variants["paced"].error
+    assert "paced failed" in log
+    assert results.variants["steady"].error is None
+    assert len([w for w in results.windows if w.server == "steady"]) >= 2
+
+
+def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "EPOCH_MINUTES", 0.25)
+    results, _ = measured(tmp_path, ("paced", "slowed"), precision=30.0, minutes=4.0)
+    epochs_measured = {window.epoch for window in results.windows}
+    assert len(epochs_measured) == running.LEAST_EPOCHS
+    assert all(v.comparison.resolution_percent <= 30 for v in results.verdicts)
+    assert results.complete
+
+
+def test_what_the_workers_did_before_the_window_is_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "WARMUP_S", 1.0)
+    results, _ = measured(tmp_path, ("steady",), concurrency=[4])
     (row,) = results.variants["steady"].rows
     served_in_batches = sum(size * count for size, count in row.batch_sizes.items())
-    assert served_in_batches < 2 * row.requests["sent"]  # with the warm-up it would be four times
+    assert served_in_batches < 2 * row.requests["sent"]  # with the warm-up it would be three times
 
 
 def test_open_loop_rows_are_offered_rates(tmp_path):
@@ -181,8 +252,8 @@ from tests.test_runs import options
 if __name__ == "__main__":
     # the tests may run in the background, where SIGINT is ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    results = run(suite("steady"), options(Path(sys.argv[1]), epochs=50), Console())
-    print("kept", len(results.variants["steady"].rows[0].requests_per_second.windows))
+    results = run(suite("steady"), options(Path(sys.argv[1]), minutes=20), Console())
+    print("kept", len(results.windows))
 """
 
 
@@ -202,7 +273,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     while not (tmp_path / "benchmark_results.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(1.5)  # into the next launch
+    time.sleep(1.5)  # into another block
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 3
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -226,9 +297,43 @@ def test_capacity_is_searched_once_per_variant_on_a_server_of_its_own(tmp_path, 
 
     monkeypatch.setattr(epochs, "capacity", one_window)
     names = ("steady", "stillborn")
-    measured(tmp_path, names, concurrency=[1], epochs=2, slo_p99_ms=400.0)
+    measured(tmp_path, names, concurrency=[1], slo_p99_ms=400.0)
     steady, stillborn = read_results(tmp_path / "benchmark_results.json").variants.values()
     assert len(searched) == 1
     assert steady.capacity.text == "at least 40 requests/s, below 42"
     assert steady.capacity.windows[0].requests["ok"] > 5
     assert (steady.error, stillborn.capacity) == (None, None)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from harness.run import run
+from tests.numbers.suite import suite
+from tests.test_runs import options
+if __name__ == "__main__":
+    run(suite("steady", "paced"), options(Path(sys.argv[1]), variants=["steady", "paced"],
+        minutes=20), Console())
+"""
+
+
+def test_a_killed_run_leaves_no_process_frozen_or_not(tmp_path):
+    (tmp_path / "run.py").write_text(KILLED)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "benchmark_results.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any(each.status() == psutil.STATUS_STOPPED for each in family)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive

@@ -3,14 +3,19 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import harness.verdicts
 import llm_model_benchmarking.benchmark
 import mnist_model_benchmarking.benchmark
+from harness.cli import parsed
+from harness.results.file import save
 from llm_model_benchmarking.suite import SUITE as LLM
 from mnist_model_benchmarking.suite import SUITE as MNIST
+from tests.builders import judged_results
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(
@@ -24,14 +29,22 @@ MODULES = [
     "harness.compare",
     "harness.charts",
     "harness.readme",
+    "harness.verdicts",
     "mnist_model_benchmarking.server_baseline",
 ]
+MNIST_PARSER = mnist_model_benchmarking.benchmark.parser
+LLM_PARSER = llm_model_benchmarking.benchmark.parser
 MNIST_MAIN = mnist_model_benchmarking.benchmark.main
 LLM_MAIN = llm_model_benchmarking.benchmark.main
 COMMON = [
     ["--variants", "nonsense"],
     ["--concurrency", "0"],
     ["--epochs", "-1"],
+    ["--minutes", "0"],
+    ["--minutes", "inf"],
+    ["--precision", "-3"],
+    ["--precision", "nan"],
+    ["--rate", "10,nan"],
     ["--output-dir", "/proc/nothing"],
     ["--url", "http://127.0.0.1:9"],
 ]
@@ -86,3 +99,44 @@ def test_bad_options_are_refused_with_a_sentence_not_a_traceback(
     assert ended.value.code not in (0, None)
     assert len(said.strip().splitlines()[-1]) > 20
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parser", "minutes", "quick", "most"),
+    [(MNIST_PARSER, 8.0, 1.25, 30.0), (LLM_PARSER, 12.0, 1.5, 40.0)],
+)
+def test_a_run_is_as_long_as_asked_and_a_precision_has_a_cap_of_its_own(
+    parser, minutes, quick, most
+):
+    def asked(*words: str) -> tuple[float, float | None, int]:
+        options = parsed(parser(), list(words))
+        return options.minutes, options.precision, options.epochs
+
+    assert asked() == (minutes, None, 3)
+    assert asked("--minutes", "20", "--epochs", "5") == (20.0, None, 5)
+    assert asked("--quick") == (quick, None, 1)
+    assert asked("--quick", "--minutes", "1") == (1.0, None, 1)
+    assert asked("--precision", "3")[:2] == (most, 3.0)
+    assert asked("--precision", "3", "--minutes", "9")[:2] == (9.0, 3.0)
+
+
+def test_a_file_judged_again_says_what_its_run_said(tmp_path):
+    made = judged_results({"steady": 100.0, "quick": 140.0, "slow": 60.0}, control="steady")
+    path = tmp_path / "benchmark_results.json"
+    save(replace(made, verdicts=[], advice=[], best={}, aa_control={}), path)
+    command = [sys.executable, "-m", "harness.verdicts", path]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    for verdict in made.verdicts:
+        pair = f"{verdict.variant} against {verdict.against} at {verdict.load}"
+        assert f"{pair}: {verdict.comparison.text}" in lines
+    assert len(made.verdicts) == 2
+    assert set(made.advice) <= set(lines)
+
+
+@pytest.mark.parametrize("content", ["{}", "not JSON"])
+def test_what_is_no_result_file_is_not_judged(content, tmp_path, monkeypatch):
+    (tmp_path / "file.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["verdicts", str(tmp_path / "file.json")])
+    with pytest.raises(SystemExit, match=r"file\.json"):
+        harness.verdicts.main()

@@ -9,9 +9,10 @@ import pytest
 from harness import sweep as sweeping
 from harness.cli import parsed
 from harness.results.file import save
-from harness.results.run import Results
+from harness.results.run import Comparison, Results, Verdict
 from harness.run import FILE_NAME
-from harness.sweep import gains, sweep, sweep_figure, sweep_table
+from harness.show.panels import Point
+from harness.sweep import gain_points, gains, sweep, sweep_figure, sweep_table
 from mnist_model_benchmarking.benchmark import parser
 from tests.builders import failed_variant, results, variant, verdict
 
@@ -83,6 +84,14 @@ def test_the_picture_names_unit_and_values_and_lacks_nothing_where_a_variant_fai
     assert sweep_table("size", {28: broken}).row_count == 3
 
 
+def test_a_verdict_without_an_interval_is_told_and_not_drawn():
+    unknown = Comparison(None, None, None, None, "undecided", "undecided: not measured together")
+    one = replace(run(), verdicts=[Verdict("quick", "steady", "64", unknown)])
+    assert gain_points({28: one, 256: run()}) == [Point("quick", 256, 20.0, (17.0, 23.0))]
+    cells = [list(column.cells) for column in sweep_table("size", {28: one}).columns]
+    assert cells[3][1] == "undecided: not measured together, against steady"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -98,6 +107,8 @@ def test_a_sweep_that_makes_no_sense_is_refused_with_one_sentence(words, reason,
 
 def test_a_sweep_is_short_unless_it_is_asked_to_be_longer():
     sweep_words = ["--sweep", "image-size", "28,256"]
-    assert parsed(parser(), sweep_words).concurrency == [32]
-    assert parsed(parser(), [*sweep_words, "--concurrency", "1,8"]).concurrency == [1, 8]
+    short = parsed(parser(), sweep_words)
+    assert (short.concurrency, short.minutes, short.epochs) == ([32], 3.0, 2)
+    longer = parsed(parser(), [*sweep_words, "--concurrency", "1,8", "--minutes", "5"])
+    assert (longer.concurrency, longer.minutes, longer.epochs) == ([1, 8], 5.0, 2)
     assert parsed(parser(), []).sweep is None

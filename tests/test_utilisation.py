@@ -1,11 +1,10 @@
-"""Utilisation against a process that burns a known amount of CPU."""
+"""Utilisation against processes that burn known CPU, and GPUs that tell what they like."""
 
 import math
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
-from typing import ClassVar
 
 import GPUtil
 import psutil
@@ -13,7 +12,14 @@ import pynvml
 import pytest
 
 from harness.measure.gpu import GpuReading, gpu_reader
-from harness.measure.utilisation import Sampler, gpu_usage
+from harness.measure.utilisation import (
+    Meter,
+    ProcessTree,
+    Reading,
+    gpu_usage,
+    process_cpu_s,
+    usage_between,
+)
 
 BURNER = """
 import time
@@ -39,49 +45,47 @@ def cpu_s(pid: int) -> float:
     return used.user + used.system
 
 
-def test_server_cpu_is_what_its_processes_burned(burner):
-    with Sampler(burner.pid, None, None) as sampler:
-        time.sleep(0.5)
-        opened, before = time.monotonic(), cpu_s(burner.pid)
-        time.sleep(2)
-        closed, after = time.monotonic(), cpu_s(burner.pid)
-        time.sleep(0.4)
-    usage = sampler.usage(opened, closed)
-    burned = 100 * (after - before) / (closed - opened)
-    assert burned > 10
-    assert usage.server_percent == pytest.approx(burned, abs=8)
-    assert usage.machine_percent >= 0.7 * burned
-    assert usage.memory_bytes > 1_000_000
+def test_cpu_is_what_the_processes_burned_to_less_than_a_tick(burner):
+    meter, tree = Meter(None), ProcessTree(burner.pid, None)
+    first, before = meter.read(tree), cpu_s(burner.pid)
+    time.sleep(2)
+    last, after = meter.read(tree), cpu_s(burner.pid)
+    usage = usage_between(first, last, [])
+    assert sum(usage.role_cpu_s.values()) == pytest.approx(after - before, abs=0.05)
+    assert usage.seconds == pytest.approx(2, rel=0.5)
+    assert usage.machine_percent >= 0.7 * 100 * (after - before) / usage.seconds
+    assert tree.memory_bytes() > 1_000_000
+    fine = process_cpu_s(psutil.Process(burner.pid))
+    assert fine * 1e9 == pytest.approx(round(fine * 1e9))
+    assert fine * 100 != round(fine * 100)  # no multiple of ten milliseconds
 
 
 def test_roles_come_from_the_pids_that_the_server_names(burner):
-    with Sampler(burner.pid, {"http": [], "workers": [{"pid": burner.pid}]}, None) as sampler:
-        opened = time.monotonic()
-        time.sleep(1)
-        closed = time.monotonic()
-    roles = sampler.usage(opened, closed).role_percent
-    assert roles["workers"] > 10
-    assert roles["http"] == roles["queue"] == 0
+    stats = {"http": [], "workers": [{"pid": burner.pid}]}
+    meter, tree = Meter(None), ProcessTree(burner.pid, stats)
+    first = meter.read(tree)
+    time.sleep(1)
+    usage = usage_between(first, meter.read(tree), [])
+    assert usage.role_cpu_s["workers"] > 0.1
+    assert usage.role_cpu_s["http"] == usage.role_cpu_s["queue"] == 0
 
 
-def test_a_process_that_ends_keeps_what_it_used(burner):
-    with Sampler(burner.pid, None, None) as sampler:
-        opened = time.monotonic()
-        time.sleep(0.8)
-        burner.kill()
-        time.sleep(0.8)
-        closed = time.monotonic()
-    assert sampler.usage(opened, closed).server_percent > 5
+def test_a_process_that_has_ended_is_no_error(burner):
+    tree = ProcessTree(burner.pid, None)
+    burner.kill()
+    burner.wait()
+    assert sum(tree.cpu_s().values()) == 0
+    assert tree.memory_bytes() == 0
 
 
 def test_a_remote_server_has_no_cpu_here():
-    with Sampler(None, None, None) as sampler:
-        opened = time.monotonic()
-        time.sleep(0.3)
-    usage = sampler.usage(opened, time.monotonic())
-    assert usage.server_percent is None
-    assert usage.role_percent is None
+    meter = Meter(None)
+    first = meter.read(None)
+    time.sleep(0.1)
+    usage = usage_between(first, meter.read(None), [])
+    assert usage.role_cpu_s is None
     assert usage.machine_percent is not None
+    assert usage_between(first, first, []).seconds is None
 
 
 def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
@@ -91,23 +95,22 @@ def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
     assert set(gpu_usage([]).values()) == {None}
 
 
-class Meter:
-    """A GPU that draws 100 W, by its energy counter."""
+def test_the_gpu_is_sampled_while_a_window_lasts():
+    reader = SimpleNamespace(names=["a card"], read=lambda: GpuReading(70.0, 5, 90.0, 1.0))
+    with Meter(reader).gpu_samples() as samples:
+        time.sleep(0.35)
+    assert len(samples) >= 1
+    with Meter(None).gpu_samples() as none:
+        pass
+    assert none == []
 
-    names: ClassVar = ["a card"]
 
-    def read(self) -> GpuReading:
-        return GpuReading(None, None, None, 100 * time.monotonic())
+def test_energy_is_what_was_drawn_between_the_readings():
+    def reading(moment: float, energy_j: float | None) -> Reading:
+        return Reading(moment, 0.0, 0.0, None, GpuReading(None, None, None, energy_j))
 
-
-def test_energy_is_that_of_the_window_and_not_of_the_samples_inside():
-    with Sampler(None, None, Meter()) as sampler:
-        time.sleep(0.7)
-    opened = sampler.samples[0].moment + 0.1
-    assert sampler.usage(opened, opened + 0.5).gpu_energy_j == pytest.approx(50, rel=0.1)
-    assert Sampler(None, None, None).energy_j(0, 1) is None
-    del sampler.samples[1:]
-    assert sampler.energy_j(opened, opened + 0.5) is None
+    assert usage_between(reading(0, 10.0), reading(2, 210.0), []).gpu_energy_j == 200.0
+    assert usage_between(reading(0, None), reading(2, 210.0), []).gpu_energy_j is None
 
 
 def without_nvml() -> None:

@@ -1,44 +1,131 @@
-"""From records to verdicts: which epochs are compared, and which are not counted."""
+"""From raw windows to verdicts: who meets whom, the four words, and what is not counted."""
 
+import math
+import re
+
+import numpy
 import pytest
 
-from harness.judge.verdicts import paired, verdicts
-from harness.measure.window import Record
-from tests.builders import record
+from harness.judge.estimation import Estimate
+from harness.judge.run import judged
+from harness.judge.verdicts import load_fits, minutes_more, verdicts, widest_percent
+from harness.results.file import save
+from harness.suite import read_results
+from tests.builders import judged_results, results, variant, window_record, windows_of
 
-BUILDS_ON = {"plain": None, "better": "plain", "best": "better"}
+RATES = {"plain": 100.0, "better": 150.0, "best": 200.0}
 
 
-def judged(**records: list[Record]):
-    return verdicts(BUILDS_ON, ["1"], lambda name: records.get(name, []), {"1": 1.0})
-
-
-def test_two_baselines_of_an_epoch_count_as_their_geometric_mean():
-    new, old = paired([record(100, 200, 300)], [record(100, 400), record(400, 100)], "1")
-    assert new == [100, 200]
-    assert old == pytest.approx([200, 200])
+def words(made) -> dict[tuple[str, str], str]:
+    return {(each.variant, each.against): each.comparison.verdict for each in made.verdicts}
 
 
 def test_every_variant_meets_the_baseline_and_the_one_it_builds_on():
-    made = judged(plain=[record(100, 101)], better=[record(150, 152)], best=[record(200, 203)])
-    assert [(each.variant, each.against, each.comparison.verdict) for each in made] == [
-        ("better", "plain", "faster"),
-        ("best", "plain", "faster"),
-        ("best", "better", "faster"),
+    made = judged_results(RATES, {"best": "better"})
+    assert words(made) == {
+        ("better", "plain"): "faster",
+        ("best", "plain"): "faster",
+        ("best", "better"): "faster",
+    }
+    text = made.verdicts[0].comparison.text
+    assert re.fullmatch(r"faster by (48|49|50|51|52) % \[\d\d, \d\d\]", text)
+
+
+def test_a_loss_is_called_slower_by_a_positive_amount():
+    made = judged_results({"plain": 100.0, "worse": 80.0})
+    comparison = made.verdicts[0].comparison
+    assert comparison.verdict == "slower"
+    assert comparison.text.startswith("slower by 2")
+    assert comparison.ci95[0] < comparison.percent < comparison.ci95[1] < 0
+
+
+def test_what_is_within_five_percent_for_certain_is_the_same():
+    made = judged_results({"plain": 100.0, "twin": 100.0}, noise=0.005)
+    assert made.verdicts[0].comparison.text.startswith("same within 5 % [")
+
+
+def test_what_cannot_be_told_is_undecided_with_its_bounds_and_the_time_it_would_take():
+    made = judged_results({"plain": 100.0, "near": 104.0}, noise=0.1)
+    comparison = made.verdicts[0].comparison
+    assert comparison.verdict == "undecided"
+    assert "undecided: between -" in comparison.text
+    assert comparison.text.endswith(" more minutes")
+
+
+def test_the_time_it_would_take_follows_the_square_root_law():
+    certain = Estimate(0.10, 0.10, 100)
+    reach = certain.interval(0.95)[1] - 0.10
+    expected = math.ceil(8 * ((reach / 0.10) ** 2 - 1))
+    assert minutes_more(certain, 1, 8) == f"; about {expected} more minutes"
+    assert minutes_more(Estimate(0.0499, 5.0, 100), 1, 8) == "; hours more"
+
+
+def test_of_many_comparisons_one_that_looks_significant_by_itself_is_not_called():
+    """Holm: p = 0.03 by itself is 20 times as much among 20."""
+    windows = [
+        each
+        for load in range(20)
+        for each in windows_of({"plain": 100.0, "twin": 100.0}, 0.05, load=str(load), seed=load)
     ]
+    fits = load_fits(windows, [str(load) for load in range(20)])
+    made = verdicts(fits, {"plain": None, "twin": "plain"}, "plain", 8)
+    alone = [fit.variants("twin", "plain").p_value for fit in fits.values()]
+    assert min(alone) < 0.05
+    assert {each.comparison.verdict for each in made} <= {"undecided", "same"}
 
 
 def test_a_variant_that_was_not_measured_meets_nobody():
-    made = judged(plain=[record(1, 2)], best=[record(1, 2)])
-    assert [each.variant for each in made] == ["best"]
+    assert words(judged_results({"plain": 100.0, "best": 200.0}, {"best": "better"})) == {
+        ("best", "plain"): "faster"
+    }
 
 
-def test_a_row_with_wrong_answers_carries_no_verdict():
-    (made,) = judged(plain=[record(50, 50)], better=[record(50, 50, wrong=2)])
+def test_wrong_answers_carry_no_verdict_however_fast():
+    windows = windows_of({"plain": 50.0, "better": 500.0})
+    wrong = {"sent": 50, "ok": 48, "wrong_answer": 2}
+    windows[1] = window_record("better", 480.0, requests=wrong)
+    both = {"plain": variant(), "better": variant(builds_on="plain")}
+    (made,) = judged(results(both, windows=windows)).verdicts
     assert made.comparison.verdict == "not counted"
-    assert made.comparison.text == "not counted: 4 wrong answers"
+    assert made.comparison.text == "not counted: 2 wrong answers"
+    assert judged(results(both, windows=windows)).best["1"].variant == "plain"
 
 
-def test_an_epoch_without_any_correct_answer_is_left_out():
-    (made,) = judged(plain=[record(50, 50, 50)], better=[record(50, 0, 50)])
-    assert made.comparison.ratios == 2
+def test_one_block_gives_no_interval_and_no_verdict():
+    made = judged_results({"plain": 100.0, "better": 200.0}, epochs=1, blocks=1)
+    assert made.verdicts[0].comparison.text == "undecided: not measured together in two blocks"
+    assert widest_percent(made.verdicts) is None
+
+
+def test_the_control_counts_for_the_baseline_and_is_compared_with_it():
+    windows = windows_of(RATES, control="plain", seed=1)
+    (fit,) = load_fits(windows, ["1"]).values()
+    assert fit.servers["plain"] == ["plain", "control"]
+    both = {name: variant(builds_on=None if name == "plain" else "plain") for name in RATES}
+    made = judged(results(both, windows=windows))
+    assert made.aa_control["1"].ci95[0] < 0 < made.aa_control["1"].ci95[1]
+    alone = judged(results(both, windows=[w for w in windows if w.server != "control"]))
+    assert alone.aa_control == {}
+    assert (
+        made.verdicts[0].comparison.resolution_percent
+        < alone.verdicts[0].comparison.resolution_percent
+    )
+
+
+def test_a_rows_rate_is_the_geometric_mean_and_its_ratios_are_the_verdicts():
+    windows = windows_of(RATES)
+    (fit,) = load_fits(windows, ["1"]).values()
+    plain = [each.requests_per_second for each in windows if each.server == "plain"]
+    assert fit.rate("plain").mean == pytest.approx(float(numpy.exp(numpy.mean(numpy.log(plain)))))
+    made = judged_results(RATES)
+    ratio = fit.rate("better").mean / fit.rate("plain").mean
+    assert made.verdicts[0].comparison.percent == pytest.approx(100 * (ratio - 1))
+    low, high = fit.rate("plain").ci95
+    assert low < fit.rate("plain").mean < high
+
+
+def test_the_raw_windows_of_a_file_give_back_the_verdicts_that_the_run_printed(tmp_path):
+    made = judged_results(RATES, {"best": "better"})
+    save(made, tmp_path / "r.json")
+    read = read_results(tmp_path / "r.json")
+    assert judged(read) == made

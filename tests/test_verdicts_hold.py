@@ -12,7 +12,7 @@ from tests.numbers.suite import suite
 from tests.test_runs import _in_the_projects_root, options  # noqa: F401 - the fixture
 
 LOADS = [1, 2, 4, 8]
-EPOCHS = 5
+EPOCHS, MINUTES = 3, 4.0
 
 
 def compared(tmp_path, monkeypatch, script: str, copies: int, loads: list[int]) -> Results:
@@ -31,8 +31,7 @@ def compared(tmp_path, monkeypatch, script: str, copies: int, loads: list[int]) 
         variants=["paced", *names],
         concurrency=loads,
         epochs=EPOCHS,
-        duration=1.0,
-        warmup=0.2,
+        minutes=MINUTES,
     )
     return running.run(suite("paced", *names), wanted, Console())
 
@@ -41,7 +40,8 @@ def words(results: Results) -> list[str]:
     """The verdicts' words; prints what they are."""
     for verdict in results.verdicts:
         print(f"{verdict.variant} at {verdict.load}: {verdict.comparison.text}")
-    print("noise floor:", results.noise_floor_percent)
+    for load, control in results.aa_control.items():
+        print(f"A/A control at {load}: {control.text}")
     return [verdict.comparison.verdict for verdict in results.verdicts]
 
 

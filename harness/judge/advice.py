@@ -1,40 +1,54 @@
-"""What the verdicts mean for a reader: from which load on a variant wins, what to use for what.
+"""What the verdicts mean for a reader: what to use for what, and what is not known yet.
 
-A variant is recommended only where its verdict against the baseline is "faster"; where the epochs
-cannot tell, the advice says so.
+A variant is recommended only where its verdict against the baseline is "faster". Undecided is never
+taken for equal, and both are named.
 """
 
-from harness.judge.statistics import NO_DIFFERENCE, NOT_ENOUGH
-from harness.results.run import Comparison, Results
+from collections.abc import Callable
+
+from harness.judge.estimation import Estimate, equivalent
+from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED
+from harness.results.run import Comparison, Verdict
 
 LONE, LIGHT, ONLY = "lone requests", "the lightest load", "the only load"
 MANY, BALANCED = "many concurrent requests", "a balance of both"
-ByLoad = dict[str, Comparison]
+ByVariant = dict[str, Comparison]
+Compare = Callable[[str, str, str], Estimate | None]
 
 
-def advice(results: Results) -> list[str]:
-    """One sentence per variant that wins somewhere, then one per use; empty without verdicts."""
-    names = results.variants
-    baseline = next((name for name in names if names[name].builds_on is None), None)
-    by_variant: dict[str, ByLoad] = {}
-    for verdict in results.verdicts:
+def advice(verdicts: list[Verdict], baseline: str | None, compare: Compare) -> list[str]:
+    """One sentence per variant that wins somewhere, then one per use; empty without verdicts.
+
+    Args:
+        verdicts: of the run.
+        baseline: what the others are compared with.
+        compare: (variant, against, load) to how much faster it is.
+    """
+    by_load: dict[str, ByVariant] = {}
+    for verdict in verdicts:
         if verdict.against == baseline and verdict.comparison.ci95:
-            by_variant.setdefault(verdict.variant, {})[verdict.load] = verdict.comparison
-    loads = list(dict.fromkeys(load for by_load in by_variant.values() for load in by_load))
-    if not loads:
+            by_load.setdefault(verdict.load, {})[verdict.variant] = verdict.comparison
+    if not by_load:
         return []
+    loads = list(by_load)
+    names = list(dict.fromkeys(name for each in by_load.values() for name in each))
+    wins = [crossover(name, baseline, by_load) for name in names]
     light = LONE if loads[0] == "1" else LIGHT if len(loads) > 1 else ONLY
-    uses = [f"{light} (at {loads[0]}): {best(baseline, loads[0], by_variant)}"]
+    uses = [f"best for {light} (at {loads[0]}): {best(baseline, loads[0], by_load, compare)}"]
     if len(loads) > 1:
-        uses.append(f"{MANY} (at {loads[-1]}): {best(baseline, loads[-1], by_variant)}")
-        uses.append(f"{BALANCED}: {balanced(baseline, loads, by_variant)}")
-    wins = [crossover(name, baseline, loads, by_load) for name, by_load in by_variant.items()]
+        uses.append(
+            f"best for {MANY} (at {loads[-1]}): {best(baseline, loads[-1], by_load, compare)}"
+        )
+        uses.append(f"best for {BALANCED}: {balanced(baseline, by_load)}")
     return [sentence for sentence in wins if sentence] + uses
 
 
-def crossover(name: str, baseline: str, loads: list[str], by_load: ByLoad) -> str | None:
+def crossover(name: str, baseline: str, by_load: dict[str, ByVariant]) -> str | None:
     """Where a variant is faster than the baseline; "from ... up" only if nothing contradicts."""
-    wins = [load for load in loads if load in by_load and by_load[load].verdict == "faster"]
+    loads = list(by_load)
+    wins = [
+        load for load in loads if name in by_load[load] and by_load[load][name].verdict == FASTER
+    ]
     if not wins:
         return None
     if wins == loads and len(loads) > 1:
@@ -44,29 +58,46 @@ def crossover(name: str, baseline: str, loads: list[str], by_load: ByLoad) -> st
     return f"{name} beats {baseline} at {', '.join(wins)}"
 
 
-def best(baseline: str, load: str, by_variant: dict[str, ByLoad]) -> str:
-    """What to use at one load: the fastest of those that are faster, and who may equal it."""
-    here = {name: by_load[load] for name, by_load in by_variant.items() if load in by_load}
-    winners = {name: each for name, each in here.items() if each.verdict == "faster"}
-    unsure = [n for n, each in here.items() if each.verdict == NOT_ENOUGH and each.percent > 0]
-    doubt = f"; whether {' or '.join(unsure)} is faster, more epochs would tell" if unsure else ""
-    if not winners:
-        return f"{baseline}; nothing measured is faster{doubt}"
-    top = max(winners, key=lambda name: winners[name].percent)
-    reach = [n for n, each in winners.items() if each.ci95[1] >= winners[top].percent and n != top]
-    level_with = f", about level with {' and '.join(reach)}" if reach else ""
-    return f"{top}, {winners[top].text}{level_with}{doubt}"
+def best(baseline: str, load: str, by_load: dict[str, ByVariant], compare: Compare) -> str:
+    """What to use at one load, what is the same, and what is not known well enough to say."""
+    here = by_load[load]
+    winners = [name for name in here if here[name].verdict == FASTER]
+    top = max(winners, key=lambda name: here[name].percent, default=baseline)
+    same, undecided = [], []
+    for name in here:
+        if name == top or (top == baseline and here[name].verdict == SLOWER):
+            continue
+        if top == baseline:
+            same += [name] if here[name].verdict == SAME else []
+            undecided += [name] if here[name].verdict == UNDECIDED else []
+        elif estimate := compare(name, top, load):
+            same += [name] if equivalent(estimate, MARGIN_PERCENT / 100) else []
+            slower = estimate.interval()[1] < 0
+            undecided += [name] if not slower and name not in same else []
+    lists = f"same within {MARGIN_PERCENT:g} %: {listed(same)}; undecided: {listed(undecided)}"
+    return f"{top}{f', {here[top].text}' if top in here else ''} ({lists})"
 
 
-def balanced(baseline: str, loads: list[str], by_variant: dict[str, ByLoad]) -> str:
-    """A variant that is faster somewhere and slower nowhere; the one that is faster most often."""
+def listed(names: list[str]) -> str:
+    """Names for people, or none."""
+    return ", ".join(names) or "none"
+
+
+def balanced(baseline: str, by_load: dict[str, ByVariant]) -> str:
+    """A variant that is faster somewhere, and known to be slower nowhere."""
+    names = list(dict.fromkeys(name for each in by_load.values() for name in each))
+    words = {
+        name: [here[name].verdict for here in by_load.values() if name in here] for name in names
+    }
     fit = {
-        name: sum(each.verdict == "faster" for each in by_load.values())
-        for name, by_load in by_variant.items()
-        if set(by_load) == set(loads)
-        and all(each.verdict in ("faster", NO_DIFFERENCE) for each in by_load.values())
+        name: each.count(FASTER)
+        for name, each in words.items()
+        if len(each) == len(by_load) and set(each) <= {FASTER, SAME}
     }
     top = max(fit, key=fit.get, default=None)
-    if top is None or fit[top] == 0:
-        return f"{baseline}; no variant is faster at one load and slower at none"
-    return f"{top}, faster at {fit[top]} of {len(loads)} loads and slower at none"
+    if top and fit[top]:
+        return f"{top}, faster at {fit[top]} of {len(by_load)} loads and the same at the others"
+    open_ = [n for n, each in words.items() if UNDECIDED in each and SLOWER not in each]
+    return f"{baseline}; no variant is known to be faster somewhere and slower nowhere" + (
+        f" (undecided: {', '.join(open_)})" if open_ else ""
+    )

@@ -1,7 +1,11 @@
 """Why: what keeps a variant from being faster; what a change saved and cost in a mean request."""
 
+from statistics import fmean
 from typing import NamedTuple
 
+from scipy import stats
+
+from harness.judge.estimation import CONFIDENCE
 from harness.measure.utilisation import ROLES, WORKERS
 from harness.results.breakdown import OUTSIDE_WORKER, UNEXPLAINED
 from harness.results.rows import Row
@@ -60,15 +64,20 @@ def limited_by(row: Row, variant: VariantResult, cores: int) -> str:
     stage = part_name(max(in_worker, key=in_worker.get))
     # a lone request is held up by nobody else: what it is most occupied with is said below
     if no_op and row.concurrency == no_op.concurrency > 1:
-        share = served / no_op.requests_per_second.mean
+        share = served / no_op.requests_per_second
         if share >= NEAR:
-            return (
-                f"is limited by LitServe's HTTP and queues: {100 * share:.0f} % of the no-op server"
+            what = (
+                "at the no-op server's rate"
+                if share >= 1
+                else f"{100 * share:.0f} % of the no-op server"
             )
+            return f"is limited by LitServe's HTTP and queues: {what}"
     busy = (row.cpu_percent["machine"] or 0) + (row.cpu_percent["stolen"] or 0)
     if row.cpu_percent["server"] is not None and busy >= 90 * cores:
         role = max(ROLES, key=lambda role: row.cpu_s_per_1000_requests[role] or 0)
-        spender = ROLE_NAMES[role] + (f", there with {stage}" if role == WORKERS else "")
+        spender = ROLE_NAMES[role] + (
+            f", there with {at_work(row, stage)}" if role == WORKERS else ""
+        )
         return f"is limited by the machine: all its {cores} cores are busy, mostly with {spender}"
     worker_percent = row.worker_busy_percent or 0
     if worker_percent >= 100 * NEAR:
@@ -81,6 +90,16 @@ def limited_by(row: Row, variant: VariantResult, cores: int) -> str:
     return (
         f"keeps neither cores nor workers fully busy: {100 * share:.0f} % of a request's time is "
         f"{part_name(longest)}"
+    )
+
+
+def at_work(row: Row, stage: str) -> str:
+    """What workers spend their CPU on: a stage, unless most of it is spent outside of all."""
+    busy_s = (row.worker_busy_percent or 0) / 100 * len(row.worker_shares)
+    busy_s_per_1000 = 1000 * busy_s / row.requests_per_second.mean
+    cpu_s = row.cpu_s_per_1000_requests[WORKERS] or 0
+    return (
+        stage if busy_s_per_1000 >= cpu_s / 2 else "work outside of its stages (threads, polling)"
     )
 
 
@@ -107,18 +126,47 @@ def steps(results: Results) -> list[Step]:
 
 
 def change(results: Results, step: Step) -> str:
-    """What a variant saved and cost in a mean request, largest first; without trifles."""
-    changes = difference_ms(step.old, step.new)
-    del changes[UNEXPLAINED]  # nothing that a variant could save or cost
-    large = WORTH_TELLING * sum(abs(change) for change in changes.values())
-    order = sorted(changes, key=lambda part: -abs(changes[part]))
-    parts = [part for part in order if abs(changes[part]) > large]
-    saved = [f"{-changes[part]:.1f} ms of {part_name(part)}" for part in parts if changes[part] < 0]
-    cost = [f"{changes[part]:.1f} ms of {part_name(part)}" for part in parts if changes[part] > 0]
+    """What a variant saved and cost in a mean request, largest first; only what is certain."""
+    load = step.new.load.name
+    changes = certain_ms(results, step)
+    saved = [f"{-ms:.1f} ms of {part_name(part)}" for part, ms in changes.items() if ms < 0]
+    cost = [f"{ms:.1f} ms of {part_name(part)}" for part, ms in changes.items() if ms > 0]
     words = [f"saved {', '.join(saved)}"] if saved else []
     words += [f"cost {', '.join(cost)}"] if cost else []
-    load = step.new.load.name
-    names = step.variant, step.against, load
     verdicts = {(v.variant, v.against, v.load): f" ({v.comparison.text})" for v in results.verdicts}
-    head = f"{step.variant} against {step.against} at {load}{verdicts.get(names, '')}"
-    return f"{head}: {' and '.join(words) or 'no difference'}"
+    verdict = verdicts.get((step.variant, step.against, load), "")
+    head = f"{step.variant} against {step.against} at {load}{verdict}"
+    return f"{head}: {' and '.join(words) or 'no part of a request is certain to have changed'}"
+
+
+def certain_ms(results: Results, step: Step) -> dict[str, float]:
+    """What changed in each part, by block; largest first, without trifles, and what may be chance.
+
+    A change is certain if the 95 % interval of its mean over the blocks that measured both does not
+    hold zero.
+    """
+    load = step.new.load.name
+    old, new = (parts_by_block(results, name, load) for name in (step.against, step.variant))
+    blocks = sorted(old.keys() & new.keys())
+    differences = {
+        part: [new[block][part] - old[block][part] for block in blocks]
+        for part in step.old.breakdown_ms
+        if part != UNEXPLAINED  # nothing that a variant could save or cost
+    }
+    if len(blocks) < 2:
+        return {}
+    means = {part: fmean(each) for part, each in differences.items()}
+    large = WORTH_TELLING * sum(map(abs, means.values()))
+    kept = [part for part in means if abs(means[part]) > large and is_certain(differences[part])]
+    return {part: means[part] for part in sorted(kept, key=lambda part: -abs(means[part]))}
+
+
+def is_certain(differences: list[float]) -> bool:
+    """Whether the 95 % interval of their mean does not hold zero (Student's t)."""
+    return bool(stats.ttest_1samp(differences, 0).pvalue < 1 - CONFIDENCE)
+
+
+def parts_by_block(results: Results, variant: str, load: str) -> dict[int, dict[str, float]]:
+    """The breakdown of a variant's mean request in each block; of two servers, the first's."""
+    windows = [w for w in results.windows if w.variant == variant and w.load == load]
+    return {w.block: w.breakdown_ms for w in reversed(windows) if w.breakdown_ms}

@@ -1,3 +1,1 @@
-"""The load generator: jobs, loops, connections, server-sent events, the echo server that tells its
-ceiling.
-"""
+"""The load generator: what to send, the loops that send it, what comes back, its own ceiling."""

@@ -1,4 +1,4 @@
-"""The load generator by itself: how fast does this URL answer?
+"""The load generator as a command: how fast does this URL answer?
 
     python -m harness.load http://127.0.0.1:8000/predict --body request.json --concurrency 64
 

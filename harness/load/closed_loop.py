@@ -12,11 +12,11 @@ class State(Enum):
     """Where a closed loop's window stands.
 
     It opens and closes at the end of a request: between the two lies a whole number of requests (or
-    batches), so that throughput has no error of edges.
+    batches), so that throughput has no error of edges. Where answers stream, at an arrival.
     """
 
-    # The queue fills up: until there was an answer per connection, the server is not as busy as it
-    # will be, and the first batch of answers may come all at once.
+    # The queue fills up: until there were answers on every connection, the server is not as busy as
+    # it will be, and the first batch of answers may come all at once.
     WARMING_UP = "warming up"
     # What ends now counts: for longer than asked while too few have ended to back a median, but not
     # for ever, since a server that has stopped answering must not hold up the run.
@@ -36,18 +36,19 @@ class ClosedLoopWindow:
 
     def __init__(self, job: Job, started: float) -> None:
         self.job, self.state = job, State.WARMING_UP
+        self.least_ended = job.warmup_answers * job.concurrency - bool(job.carries_output)
         self.alarm, self.deadline = started + job.warmup_s, started + job.limit_s
 
-    def request_ended(self, now: float, ended: int) -> bool:
-        """Whether the end of a request opens or closes the window.
+    def edge(self, now: float, ended: int) -> bool:
+        """Whether the end of a request, or a part of a stream, opens or closes the window.
 
         Args:
-            now: when it ended.
-            ended: how many have, with it, since the start or, once the window is open, since then.
+            now: when it came.
+            ended: how many requests have, since the start or, once the window is open, since then.
         """
         if now < self.alarm:
             return False
-        if self.state is State.WARMING_UP and ended > self.job.concurrency:
+        if self.state is State.WARMING_UP and ended > self.least_ended:
             self.state, self.alarm = State.OPEN, now + self.job.duration_s
             self.deadline = min(self.deadline, now + LONGEST * self.job.duration_s)
             return True
@@ -89,15 +90,19 @@ class ClosedLoop(LoadLoop):
     def ended(self, answer: Answer) -> None:
         """Keep an answer; open or close the window if it is time."""
         self.answers.append(answer)
-        now = answer.ended
-        if now >= self.window.alarm and not self.done.done():
-            if not self.window.request_ended(now, len(self.answers)):
-                return
-            if self.window.state is State.OPEN:
-                self.open(now)
-                self.answers.clear()  # what ended before does not count
-            else:
-                self.close(now)
+        self.progressed(answer.ended)
+
+    def progressed(self, now: float) -> None:
+        """Open or close the window if it is time."""
+        if now < self.window.alarm or self.done.done():
+            return
+        if not self.window.edge(now, len(self.answers)):
+            return
+        if self.window.state is State.OPEN:
+            self.open(now)
+            self.answers.clear()  # what ended before does not count
+        else:
+            self.close(now)
 
     def time_passed(self, now: float) -> None:
         """Close the window if it has waited long enough; one that never opened has no length."""

@@ -47,6 +47,9 @@ class Owner(Protocol):
     def ended(self, answer: Answer) -> None:
         """A request has ended."""
 
+    def progressed(self, now: float) -> None:
+        """A part of a streaming answer has arrived."""
+
     def ready(self, connection: "Connection", now: float) -> None:
         """The connection can carry a request."""
 
@@ -146,12 +149,23 @@ class StreamConnection(Connection):
         super().send(index, intended, sent)
 
     def on_body(self, part: bytes) -> None:  # called by the parser
+        now = self.clock()
         self.parts.append(part)
         self.size += len(part)
-        self.received.append((self.size, self.clock()))
+        self.received.append((self.size, now))
+        self.owner.progressed(now)
 
     def arrivals(self) -> Sequence[tuple[int, float]]:
         return self.received
+
+    def unfinished(self) -> Answer | None:
+        """What has arrived so far of an answer that is not complete."""
+        if self.index is None or not self.parts:
+            return None
+        body = b"".join(self.parts)
+        return Answer(
+            self.clock(), self.intended, self.sent, OK, 200, self.index, body, self.received
+        )
 
 
 def wire_format(url: str, body: bytes) -> tuple[bytes, bytes]:

@@ -18,8 +18,9 @@ class Job:
         bodies: JSON documents, sent in a shuffled cycle.
         concurrency: connections with one request each at a time; ignored if there is a rate.
         duration_s: the least time to measure.
-        warmup_s: sent before the clock starts, not counted. A closed loop also waits for one answer
-            per connection: while its queue fills up, there is no steady state.
+        warmup_s: sent before the clock starts, not counted.
+        warmup_answers: a closed loop also waits for so many answers per connection: while its queue
+            fills up, there is no steady state.
         rate: offered requests/s, whatever the server does (Poisson arrivals); None for a closed
             loop.
         timeout_s: a request that takes longer counts as timed out.
@@ -35,6 +36,7 @@ class Job:
     concurrency: int = 1
     duration_s: float = 3.0
     warmup_s: float = 0.5
+    warmup_answers: int = 1
     rate: float | None = None
     timeout_s: float = 30.0
     min_requests: int = 11
@@ -54,8 +56,9 @@ class LoadResult:
 
     A closed loop counts the requests that ended inside the window, which opens and closes at the
     end of a request: its length is that of a whole number of requests (or batches), and throughput
-    has no error of edges. An open loop counts the requests that were due inside the window, however
-    late they end.
+    has no error of edges. Where answers stream, it opens and closes at the arrival of an output. An
+    open loop counts the requests that were due inside the window, however late they end; but its
+    throughput is that of all that ended inside.
 
     Attributes:
         opened, closed: the window, seconds on the monotonic clock of this machine.
@@ -66,7 +69,10 @@ class LoadResult:
         outcome: one of OUTCOMES.
         quality: what `check` said of the requests that were answered with a 200; None for others.
         statuses: how often each HTTP error status came.
-        correct_in_window: correct answers that ended inside the window.
+        correct_in_window: correct answers that ended inside the window, whenever they were due.
+        outputs_in_window: answers that stream: outputs that arrived inside the window, of correct
+            answers and of those that were still arriving when it closed; None if they do not.
+        outputs_per_answer: answers that stream: mean over the correct ones; None without any.
         client_cpu_s: CPU seconds of the load generator's process during the window.
         first_output_s: answers that stream: from the intended send to the first output; None if
             none came.
@@ -83,6 +89,8 @@ class LoadResult:
     quality: list[float | None] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
     correct_in_window: int = 0
+    outputs_in_window: int | None = None
+    outputs_per_answer: float | None = None
     client_cpu_s: float = math.nan
     first_output_s: list[float | None] = field(default_factory=list)
     output_gaps_s: list[list[float]] = field(default_factory=list)
@@ -95,8 +103,12 @@ class LoadResult:
 
     @property
     def requests_per_second(self) -> float:
-        """Correct answers per second of the window."""
-        return self.correct_in_window / self.window_s if self.window_s > 0 else 0.0
+        """Correct answers per second of the window; streaming ones by the outputs in them."""
+        if not self.window_s > 0:
+            return 0.0
+        if self.outputs_per_answer:
+            return self.outputs_in_window / self.outputs_per_answer / self.window_s
+        return self.correct_in_window / self.window_s
 
     @property
     def correct_latency_s(self) -> list[float]:

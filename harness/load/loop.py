@@ -14,6 +14,7 @@ from harness.load.job import TIMEOUT, Job
 
 RECONNECT_PAUSE_S = 0.05
 WATCH_S = 0.1  # between two looks at what takes too long
+DRAIN_S, DRAIN_STEP_S = 0.5, 0.005  # after the window: a server that is frozen next is to be idle
 
 
 class LoadLoop:
@@ -25,6 +26,9 @@ class LoadLoop:
 
     Attributes:
         answers: how requests ended, in order.
+        beside: those that do not count but were served inside the window, at least in part: due
+            before it opened (open loop), complete a moment after it closed (closed loop).
+        unfinished: streaming answers that were still arriving when the window closed.
         late_s: by how much each counted request was sent later than intended.
         opened, closed: the window, on the clock of the job.
         client_cpu_s: CPU seconds of this process during the window.
@@ -35,6 +39,8 @@ class LoadLoop:
     ) -> None:
         self.job, self.clock, self.on_opening = job, clock, on_opening
         self.answers: list[Answer] = []
+        self.beside: list[Answer] = []
+        self.unfinished: list[Answer] = []
         self.late_s: list[float] = []
         self.opened = self.closed = self.client_cpu_s = math.nan
         self.done = asyncio.get_running_loop().create_future()
@@ -53,12 +59,30 @@ class LoadLoop:
         self.start_sending()
         try:
             await self.done
+            counted = self.counted()  # now, before what is cut off here comes in as failed
+            known = {id(answer) for answer in counted}
+            ended = [answer for answer in self.answers if answer.ended >= self.opened]
+            self.beside = [answer for answer in ended if id(answer) not in known]
+            if self.job.carries_output:
+                streams = [connection.unfinished() for connection in self.connections]
+                self.unfinished = [answer for answer in streams if answer]
+            else:
+                await self.drain()
         finally:
             for task in self.tasks:
                 task.cancel()
             for connection in list(self.connections):
                 connection.transport.abort()
-        return self.counted()  # now, before what is cut off here comes in as failed
+        return counted
+
+    async def drain(self) -> None:
+        """Wait a moment for the answers that are still due."""
+        deadline = self.clock() + DRAIN_S
+        while self.clock() < deadline and any(c.index is not None for c in self.connections):
+            await asyncio.sleep(DRAIN_STEP_S)
+
+    def progressed(self, now: float) -> None:
+        """A part of a streaming answer has arrived."""
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task; a defect in it ends the run instead of vanishing."""

@@ -33,7 +33,7 @@ class OpenLoop(LoadLoop):
         """Exponential gaps, on a schedule that does not slip when sending is late."""
         random_state = random.Random(self.job.seed)
         intended = self.started
-        while True:
+        while not self.done.done():
             intended += random_state.expovariate(self.job.rate)
             pause = intended - self.clock()
             if pause > 0:
@@ -50,6 +50,8 @@ class OpenLoop(LoadLoop):
 
     def dispatch(self) -> None:
         """Send what is due on free connections; open more while something is left to send."""
+        if self.done.done():  # the server is to be idle soon
+            return
         while self.due and self.free:
             connection = self.free.pop()
             if connection.transport and not connection.transport.is_closing():

@@ -51,10 +51,12 @@ def result_of(loop: LoadLoop, counted: list[Answer]) -> LoadResult:
     """Every counted answer compared with what it should be, and timed."""
     checks = [checked(loop.job, answer) for answer in counted]
     answers = [answer for answer, _ in checks]
+    beside = [checked(loop.job, answer)[0] for answer in loop.beside]
+    served = [answer for answer in [*answers, *beside] if answer.outcome == OK]
+    errors = [answer for answer in answers if answer.outcome == HTTP_ERROR]
     streamed = answers if loop.job.carries_output else []
     outputs = [output_moments(loop.job, answer) for answer in streamed]
-    correct = [answer for answer in answers if answer.outcome == OK]
-    errors = [answer for answer in answers if answer.outcome == HTTP_ERROR]
+    whole = [m for answer, m in zip(streamed, outputs, strict=True) if answer.outcome == OK]
     return LoadResult(
         opened=loop.opened,
         closed=loop.closed,
@@ -64,7 +66,9 @@ def result_of(loop: LoadLoop, counted: list[Answer]) -> LoadResult:
         outcome=[answer.outcome for answer in answers],
         quality=[quality for _, quality in checks],
         statuses=dict(Counter(answer.status for answer in errors)),
-        correct_in_window=sum(loop.opened <= answer.ended <= loop.closed for answer in correct),
+        correct_in_window=sum(loop.opened <= answer.ended <= loop.closed for answer in served),
+        outputs_in_window=outputs_in_window(loop, [*served, *loop.unfinished]),
+        outputs_per_answer=sum(map(len, whole)) / len(whole) if whole else None,
         client_cpu_s=loop.client_cpu_s,
         first_output_s=[
             moments[0] - answer.intended if moments else None
@@ -83,6 +87,14 @@ def checked(job: Job, answer: Answer) -> tuple[Answer, float | None]:
         return answer, None
     correct, quality = job.check(answer.body, answer.index) if job.check else (True, 1.0)
     return answer if correct else answer._replace(outcome=WRONG_ANSWER), quality
+
+
+def outputs_in_window(loop: LoadLoop, answers: list[Answer]) -> int | None:
+    """How many outputs of these answers arrived inside the window; None if they do not stream."""
+    if not loop.job.carries_output:
+        return None
+    moments = itertools.chain(*(output_moments(loop.job, answer) for answer in answers))
+    return sum(loop.opened < moment <= loop.closed for moment in moments)
 
 
 def output_moments(job: Job, answer: Answer) -> list[float]:

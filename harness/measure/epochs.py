@@ -1,36 +1,39 @@
-"""How a run is arranged: epochs in which every server is launched once, in random order.
+"""How a run is arranged: epochs of launched servers, blocks of one load, windows of one server.
 
-The baseline is launched twice in each epoch (A/A control). Drift of the machine and the luck of a
-launch so fall on all variants alike, and what two launches of the same server differ by is the
-noise floor.
+An epoch launches all servers, the baseline twice (A/A control), warms each at every load, and
+freezes them (SIGSTOP). A block draws a load; every server is thawed in turn, measured for one short
+window, and frozen again, in an order that balances who follows whom. Drift, noise and the luck of a
+launch so fall on all alike. The no-op servers, and the same work without a server, join the blocks
+of the highest load: a ceiling and what stands under it come from the same minutes.
 """
 
 import contextlib
+import itertools
 import random
-from collections import defaultdict
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from harness.load.echo_server import echo_server
 from harness.load.job import Job, LoadResult
 from harness.measure.capacity import Capacity, capacity
 from harness.measure.gpu import GpuReader
-from harness.measure.no_op import (
-    MODULE,
-    NoOpWindows,
-    Shape,
-    no_op_job,
-    no_op_loads,
-    shape_of,
-)
-from harness.measure.utilisation import Sampler
+from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
+from harness.measure.order import balanced_orders
+from harness.measure.utilisation import Meter, ProcessTree, usage_between
 from harness.measure.window import OfferedLoad, Record, Window, work_between
 from harness.process.launch import Server, ServerFailedError, running_server
 
-CLIENT_CEILING_S, CLIENT_CEILING_WARMUP_S = 1.0, 0.2
+CLIENT_CEILING_S = 0.5
 OPEN_LOOP_CEILING_AT = 64  # concurrency
+WARM_S = 0.3  # of load at every concurrency after a launch
+WINDOW_REQUESTS = 6  # per connection, at the least, unless the window were so many times as long:
+LONGEST_WINDOW = 10
 NO_OP = "no-op server"
+LEAST_BLOCKS = 2  # of every load in an epoch: a single one carries no interval
+FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
 
 
@@ -57,14 +60,16 @@ class Plan:
     Attributes:
         servers: to launch; the one of --url alone, if there is one.
         attached: the server of --url; None to launch.
-        job: the requests, without URL and offered load.
+        job: the requests, without URL and offered load; duration_s is the least of a window.
         path: where they are POSTed.
         sample_answer: for the echo server.
         loads: the offered loads, in order.
-        epochs: how often every server is launched.
-        seed: of the order of launches.
+        epochs: how often every server is launched; the most of it where `precise` decides.
+        seconds: for all epochs, launches included.
+        seed: of the order of loads and servers.
         slo_p99_ms: the SLO under which capacity is searched; None not to search.
         no_op_flags: of the no-op server, besides its shape.
+        prepare: what the suite measures without a server, once the first servers are up.
         in_process: a variant's requests/s without a server; None if it is not measured.
     """
 
@@ -75,66 +80,111 @@ class Plan:
     sample_answer: bytes
     loads: list[OfferedLoad]
     epochs: int
+    seconds: float
     seed: int
     slo_p99_ms: float | None
     no_op_flags: tuple[str, ...]
+    prepare: Callable[[], None]
     in_process: Callable[[str], float | None]
-
-    def order(self) -> list[list[ServerSpec]]:
-        """The servers of each epoch in the order of their launches."""
-        order = random.Random(self.seed)
-        return [order.sample(self.servers, len(self.servers)) for _ in range(self.epochs)]
 
     def searched(self) -> list[ServerSpec]:
         """Whose capacity is searched, one per variant: the search repeats its windows itself."""
         first = {spec.variant: spec for spec in reversed(self.servers)}
         return [spec for spec in self.servers if spec is first[spec.variant] and self.slo_p99_ms]
 
-    @property
-    def steps(self) -> int:
-        """How many launches and searches there are."""
-        return self.epochs * (len(self.servers) + (not self.attached)) + len(self.searched())
+
+@dataclass
+class Running:
+    """A server that is up: frozen, but for the one that is measured.
+
+    Attributes:
+        server: launched here, or the one of --url.
+        exit: ends it.
+        tree: its processes; None if they are not on this machine.
+        frozen_cpu_s: what it had used when it was last frozen; None while it runs.
+    """
+
+    server: Server
+    exit: ExitStack
+    tree: ProcessTree | None
+    launched: bool
+    frozen_cpu_s: float | None = None
+
+    def freeze(self) -> None:
+        """Stop all its processes."""
+        if self.launched:
+            self.server.freeze()
+            self.frozen_cpu_s = sum(self.tree.cpu_s().values())
+
+    def thaw(self) -> None:
+        """Let it go on; ServerFailedError if it has ended, or has used CPU although frozen."""
+        if self.frozen_cpu_s is None:
+            return
+        used_s = sum(self.tree.cpu_s().values()) - self.frozen_cpu_s
+        self.frozen_cpu_s = None
+        self.server.thaw()
+        if used_s > FROZEN_CPU_S:
+            raise ServerFailedError(f"used {used_s:.2f} s of CPU although it was frozen")
 
 
-class Campaign:
-    """Measuring in progress.
+@dataclass
+class Measured:
+    """What a campaign has measured so far.
 
     Attributes:
         records: of each server, by its name.
-        capacities: by the server's name.
-        no_ops: of the no-op servers.
+        no_ops: of each no-op server, by its shape.
+        client_ceilings: requests/s that the client can measure at most, by load.
+        capacities: by variant.
+        seconds: of all epochs so far.
     """
+
+    records: dict[str, Record] = field(default_factory=dict)
+    no_ops: dict[Shape, Record] = field(default_factory=dict)
+    client_ceilings: dict[OfferedLoad, float] = field(default_factory=dict)
+    capacities: dict[str, Capacity] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Campaign:
+    """Measuring in progress."""
 
     def __init__(
         self,
         plan: Plan,
         run_load: RunLoad,
         gpu: GpuReader | None,
-        announce: Callable[[str], None],
+        announce: Callable[[str, float], None],
         report_failure: Callable[[str, str], None],
+        save: Callable[[], None],
+        precise: Callable[[], bool],
     ) -> None:
-        self.plan, self.run_load, self.gpu = plan, run_load, gpu
+        self.plan, self.run_load = plan, run_load
+        self.meter = Meter(gpu)
         self.announce, self.report_failure = announce, report_failure
-        self.records: dict[str, Record] = defaultdict(Record)
-        self.capacities: dict[str, Capacity] = {}
-        self.no_ops = NoOpWindows()
-        self.client_ceilings: dict[OfferedLoad, float] = {}
+        self.save, self.precise = save, precise
+        self.random = random.Random(plan.seed)
+        self.measured = Measured()
+        self.rates: dict[tuple[str, OfferedLoad], float] = {}  # requests/s, for a window's length
+        self.block = 0
 
-    def measure(self, save: Callable[[], None]) -> None:
-        """All launches, no-op servers after each epoch, then the searches; `save` after each."""
+    def measure(self) -> None:
+        """All epochs, then the searches; everything is saved after every block."""
+        self.announce("client", 0.0)
         self.measure_client()
-        for epoch, servers in enumerate(self.plan.order()):
-            for spec in servers:
-                self.announce(f"epoch {epoch + 1}: {spec.name}")
-                self.measure_server(epoch, spec)
-                save()
-            if not self.plan.attached:
-                self.announce(f"epoch {epoch + 1}: {NO_OP}")
-                self.measure_no_ops(epoch)
+        self.began = time.monotonic()
+        for epoch in range(self.plan.epochs):
+            self.measure_epoch(epoch)
+            if self.precise():
+                break
         for spec in self.plan.searched():
-            self.announce(f"capacity: {spec.name}")
+            self.announce(f"capacity of {spec.variant}", self.elapsed_share())
             self.search_capacity(spec)
-            save()
+            self.save()
+
+    def elapsed_share(self) -> float:
+        """Share of the time that has passed."""
+        return min(1.0, (time.monotonic() - self.began) / self.plan.seconds)
 
     def measure_client(self) -> None:
         """What this client can measure at most: the same requests to the echo server."""
@@ -145,89 +195,227 @@ class Campaign:
                     url=url,
                     concurrency=offered.concurrency or OPEN_LOOP_CEILING_AT,
                     duration_s=CLIENT_CEILING_S,
-                    warmup_s=CLIENT_CEILING_WARMUP_S,
                 )
                 load = self.run_load(job)
-                self.client_ceilings[offered] = len(load.ended) / load.window_s
+                self.measured.client_ceilings[offered] = len(load.ended) / load.window_s
 
-    def measure_server(self, epoch: int, spec: ServerSpec) -> None:
-        """Launch a server and measure it under every load, then the same work without a server."""
-        record = self.records[spec.name]
-        with self.failures_of(spec.name):
-            with self.server(spec) as server:
-                record.server = server.info
-                if stats := server.stats():
-                    record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
-                if server.startup_s is not None:
-                    record.startups_s.append(server.startup_s)
-                for offered in self.plan.loads:
-                    window = self.window(server, self.job(server, offered), epoch)
-                    ceiling = self.client_ceilings.get(offered)
-                    record.add(offered, replace(window, client_ceiling=ceiling))
-                    if not window.load.correct_in_window:
-                        reason = f"no correct answer at {offered.name}{server.tail()}"
-                        raise ServerFailedError(reason)
-            rate = None if self.plan.attached else self.plan.in_process(spec.variant)
-            if rate is not None:
-                record.in_process[epoch] = rate
+    def measure_epoch(self, epoch: int) -> None:
+        """Launch all servers, measure blocks until this epoch's time is up, end all servers."""
+        deadline = self.began + self.plan.seconds * (epoch + 1) / self.plan.epochs
+        running: dict[ServerSpec, Running] = {}
+        no_ops: dict[Shape, Running] = {}
+        try:
+            for spec in self.random.sample(self.plan.servers, len(self.plan.servers)):
+                self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
+                with self.failures_of(spec):
+                    running[spec] = self.launched(spec)
+                    with self.ended_if_failing(spec, running):
+                        self.warm(spec, running[spec])
+            self.launch_no_ops(running, no_ops)
+            if epoch == 0:
+                self.announce("what needs no server", self.elapsed_share())
+                self.plan.prepare()
+            self.measure_blocks(epoch, running, no_ops, deadline)
+            self.note_memory(running)
+        finally:
+            for each in [*running.values(), *no_ops.values()]:
+                each.exit.close()
+        self.measured.seconds = time.monotonic() - self.began
+        self.save()
+
+    def launched(self, spec: ServerSpec) -> Running:
+        """A server, up; what it says of itself is kept."""
+        record = self.measured.records.setdefault(spec.name, Record(spec.variant))
+        if self.plan.attached:
+            server, exit_ = self.plan.attached, ExitStack()
+        else:
+            exit_ = ExitStack()
+            server = exit_.enter_context(running_server(spec.module, *spec.flags))
+            record.startups_s.append(server.startup_s)
+        record.server, stats = server.info, server.stats()
+        if stats:
+            record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
+        tree = ProcessTree(server.pid, stats) if server.pid else None
+        return Running(server, exit_, tree, not self.plan.attached)
+
+    def warm(self, spec: ServerSpec, running: Running) -> None:
+        """Load a new server once at every load, note how fast it is, and freeze it."""
+        for offered in self.plan.loads:
+            job = replace(self.job(running.server, offered), duration_s=WARM_S)
+            load = self.run_load(job)
+            if not load.correct_in_window and not load.outputs_in_window:
+                raise ServerFailedError(
+                    f"no correct answer at {offered.name}{running.server.tail()}"
+                )
+            self.rates[spec.name, offered] = load.requests_per_second
+        running.freeze()
+
+    def launch_no_ops(
+        self, running: dict[ServerSpec, Running], no_ops: dict[Shape, Running]
+    ) -> None:
+        """A no-op server for each way in which a server of this epoch is set up, frozen."""
+        shapes = {shape_of(each.server.info) for each in running.values() if each.launched}
+        for shape in sorted(shape for shape in shapes if shape):
+            flags = *self.plan.no_op_flags, *shape.flags
+            try:
+                exit_ = ExitStack()
+                server = exit_.enter_context(running_server(MODULE, *flags))
+                no_ops[shape] = Running(
+                    server, exit_, ProcessTree(server.pid, server.stats()), True
+                )
+                no_ops[shape].freeze()
+            except ServerFailedError as error:  # rows without its ceiling say so
+                self.report_failure(NO_OP, str(error))
+
+    def measure_blocks(
+        self,
+        epoch: int,
+        running: dict[ServerSpec, Running],
+        no_ops: dict[Shape, Running],
+        deadline: float,
+    ) -> None:
+        """Blocks until the deadline, and of every load LEAST_BLOCKS at least."""
+        loads = self.plan.loads
+        cycles = itertools.count()
+        orders = {load: balanced_orders(list(running), self.random) for load in loads}
+        while running and (next(cycles) < LEAST_BLOCKS or time.monotonic() < deadline):
+            for offered in self.random.sample(loads, len(loads)):
+                self.measure_block(epoch, running, no_ops, offered, next(orders[offered]))
+
+    def measure_block(
+        self,
+        epoch: int,
+        running: dict[ServerSpec, Running],
+        no_ops: dict[Shape, Running],
+        offered: OfferedLoad,
+        order: list[ServerSpec],
+    ) -> None:
+        """A window of every server, and of the highest load the ceilings."""
+        share = self.elapsed_share()
+        self.announce(f"epoch {epoch + 1}, block {self.block + 1}: {offered.name}", share)
+        for spec in order:
+            if spec in running:
+                self.measure_server(epoch, spec, offered, running)
+        if offered == self.plan.loads[-1]:
+            self.measure_no_ops(epoch, no_ops, offered)
+            self.measure_in_process(epoch, running)
+        self.block += 1
+        self.measured.seconds = time.monotonic() - self.began
+        self.save()
+
+    def measure_server(
+        self,
+        epoch: int,
+        spec: ServerSpec,
+        offered: OfferedLoad,
+        running: dict[ServerSpec, Running],
+    ) -> None:
+        """One window; a server that fails is ended, and the others go on."""
+        with self.failures_of(spec), self.ended_if_failing(spec, running):
+            job = self.job(running[spec].server, offered)
+            job = replace(job, duration_s=self.window_s(spec, offered))
+            window = self.window(running[spec], job, epoch)
+            ceiling = self.measured.client_ceilings.get(offered)
+            self.measured.records[spec.name].add(offered, replace(window, client_ceiling=ceiling))
+            if not (window.load.correct_in_window or window.load.outputs_in_window):
+                reason = f"no correct answer at {offered.name}{running[spec].server.tail()}"
+                raise ServerFailedError(reason)
+
+    def window_s(self, spec: ServerSpec, offered: OfferedLoad) -> float:
+        """How long a window has to be for several requests per connection, within bounds."""
+        least_s, rate = self.plan.job.duration_s, self.rates.get((spec.name, offered))
+        if not rate or not offered.concurrency:
+            return least_s
+        wanted_s = WINDOW_REQUESTS * offered.concurrency / rate
+        return min(max(least_s, wanted_s), LONGEST_WINDOW * least_s)
 
     @contextlib.contextmanager
-    def failures_of(self, name: str) -> Iterator[None]:
+    def ended_if_failing(
+        self, spec: ServerSpec, running: dict[ServerSpec, Running]
+    ) -> Iterator[None]:
+        """End a server that fails, and take no further part of it in this epoch."""
+        try:
+            yield
+        except ServerFailedError:
+            running.pop(spec).exit.close()
+            raise
+
+    @contextlib.contextmanager
+    def failures_of(self, spec: ServerSpec) -> Iterator[None]:
         """Keep the reason why a server could not be measured to the end, and go on."""
         try:
             yield
-        # RuntimeError: from the model in process, out of memory mostly
-        except (ServerFailedError, RuntimeError) as error:
-            self.records[name].error = str(error)
-            self.report_failure(name, str(error))
+        except ServerFailedError as error:
+            record = self.measured.records.setdefault(spec.name, Record(spec.variant))
+            record.error = record.error or str(error)
+            self.report_failure(spec.name, str(error))
 
-    def measure_no_ops(self, epoch: int) -> None:
-        """Launch the no-op server once for each way in which a server of this run is set up."""
-        shapes = {shape for record in self.records.values() if (shape := shape_of(record.server))}
-        for shape in sorted(shapes):
+    def measure_no_ops(
+        self, epoch: int, no_ops: dict[Shape, Running], offered: OfferedLoad
+    ) -> None:
+        """One lone request after the other, and the most at once, to every no-op server."""
+        for shape, running in no_ops.items():
+            record = self.measured.no_ops.setdefault(shape, Record(NO_OP))
+            for load in dict.fromkeys([LONE, OfferedLoad(offered.concurrency or 1)]):
+                job = no_op_job(self.job(running.server, load), running.server.url)
+                with contextlib.suppress(ServerFailedError):
+                    record.add(load, self.window(running, job, epoch))
+
+    def measure_in_process(self, epoch: int, running: dict[ServerSpec, Running]) -> None:
+        """The same work without a server, of every variant that is up."""
+        for variant in dict.fromkeys(spec.variant for spec in running if running[spec].launched):
+            spec = next(spec for spec in running if spec.variant == variant)
             try:
-                self.measure_no_op(shape, epoch)
-            except ServerFailedError as error:  # rows without its ceiling say so themselves
-                self.report_failure(NO_OP, str(error))
+                rate = self.plan.in_process(variant)
+            except RuntimeError as error:  # out of memory mostly
+                self.report_failure(f"{variant} without a server", str(error))
+                continue
+            if rate is not None:
+                self.measured.records[spec.name].in_process.append((epoch, self.block, rate))
 
-    def measure_no_op(self, shape: Shape, epoch: int) -> None:
-        """Launch it in one shape, and keep what it cost and let through."""
-        with running_server(MODULE, *self.plan.no_op_flags, *shape.flags) as server:
-            for offered in no_op_loads(self.plan.loads):
-                job = no_op_job(self.job(server, offered), server.url)
-                window = self.window(server, job, epoch)
-                if not window.load.correct_in_window:
-                    raise ServerFailedError(f"no answer at {offered.name}{server.tail()}")
-                self.no_ops.add(shape, offered, window)
+    def note_memory(self, running: dict[ServerSpec, Running]) -> None:
+        """What every server's processes hold, now that all loads were served."""
+        for spec, each in running.items():
+            if each.tree:
+                record = self.measured.records[spec.name]
+                record.memory_bytes = max(record.memory_bytes or 0, each.tree.memory_bytes())
 
     def search_capacity(self, spec: ServerSpec) -> None:
         """Launch a server once more, and find the rate at which it still keeps the SLO."""
-        with self.failures_of(spec.name), self.server(spec) as server:
-            job = self.job(server, OfferedLoad(1))
-            self.capacities[spec.name] = capacity(job, self.run_load, self.plan.slo_p99_ms)
-
-    @contextlib.contextmanager
-    def server(self, spec: ServerSpec) -> Iterator[Server]:
-        """The server of one launch."""
-        if self.plan.attached:
-            yield self.plan.attached
-            return
-        with running_server(spec.module, *spec.flags) as server:
-            yield server
+        with self.failures_of(spec):
+            running = self.launched(spec)
+            try:
+                job = self.job(running.server, LONE)
+                found = capacity(job, self.run_load, self.plan.slo_p99_ms)
+                self.measured.capacities[spec.variant] = found
+            finally:
+                running.exit.close()
 
     def job(self, server: Server, offered: OfferedLoad) -> Job:
-        """The requests to this server, under this load."""
+        """The requests to this server, under this load, in an order of their own."""
         return replace(
             self.plan.job,
             url=server.url + self.plan.path,
             concurrency=offered.concurrency or 1,
             rate=offered.rate,
+            seed=self.plan.seed + self.block,
         )
 
-    def window(self, server: Server, job: Job, epoch: int) -> Window:
-        """One window; the server's identity is checked before and after."""
-        warm = []  # totals once the warm-up is over: what the workers did before is not measured
-        with Sampler(server.pid, server.stats(), self.gpu) as sampler:
-            load = self.run_load(job, lambda: warm.append(server.stats()))
-        workers, http = work_between(warm[0] if warm else None, server.stats())
-        return Window(load, sampler.usage(load.opened, load.closed), workers, http, epoch=epoch)
+    def window(self, running: Running, job: Job, epoch: int) -> Window:
+        """One window: thaw, load, freeze; the server's identity is checked before and after."""
+        server, tree, marks = running.server, running.tree, []
+
+        def mark() -> None:
+            marks.append((server.stats(), self.meter.read(tree)))
+
+        with self.meter.gpu_samples() as gpu:
+            try:
+                running.thaw()
+                load = self.run_load(job, mark)
+                mark()
+            finally:
+                running.freeze()
+        (before, first), (after, last) = marks[0], marks[-1]
+        workers, http = work_between(before, after)
+        usage = usage_between(first, last, gpu)
+        return Window(load, usage, workers, http, epoch=epoch, block=self.block)

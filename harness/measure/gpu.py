@@ -1,6 +1,4 @@
-"""GPU readings: through NVML where it loads, through GPUtil where only nvidia-smi is there, else
-none.
-"""
+"""GPU readings: through NVML where it loads, else through GPUtil, else none."""
 
 import contextlib
 import math

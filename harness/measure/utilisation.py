@@ -1,13 +1,15 @@
-"""CPU by role, memory and GPU while the load runs, sampled on a thread of its own.
+"""CPU by role, memory and GPU: readings at the edges of a window, and what was used between them.
 
-CPU comes from the cumulative CPU seconds of processes at the edges of the measured window, not from
-momentary percentages. All CPU percentages are of one core: 200 means two cores busy.
+CPU comes from the nanoseconds that the kernel's scheduler counts per thread, since a window is
+short beside its ticks of 10 ms. All CPU percentages are of one core: 200 means two cores busy.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -15,167 +17,161 @@ import psutil
 
 from harness.measure.gpu import GpuReader, GpuReading
 
-PERIOD_S = 0.25
-MEMORY_EVERY = 8  # samples: a process's proportional set size takes the kernel milliseconds
+GPU_PERIOD_S = 0.1
 HTTP, QUEUE, WORKERS = ROLES = ("http", "queue", "workers")
+PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a window of the load used; None where nothing can be known.
+    """What a window used; None where nothing can be known.
 
     Attributes:
+        seconds: between its two readings.
         machine_percent: CPU busy for anybody, percent of one core.
         stolen_percent: CPU that the hypervisor gave to others, percent of one core.
-        server_percent: CPU of the server's whole process tree, percent of one core; None for a
-            remote server.
-        role_percent: the same by role: HTTP processes, queue manager with parent, workers.
-        memory_bytes: largest sampled sum of proportional set sizes of the server's processes.
-        gpu_percent, gpu_power_w: means over the window; gpu_memory_bytes: the largest;
-            gpu_energy_j: drawn within it.
+        role_cpu_s: CPU seconds of the server's HTTP processes, queue manager with parent, workers.
+        gpu_percent, gpu_power_w: means; gpu_memory_bytes: the largest; gpu_energy_j: drawn.
     """
 
-    machine_percent: float | None
-    stolen_percent: float | None
-    server_percent: float | None
-    role_percent: dict[str, float] | None
-    memory_bytes: int | None
-    gpu_percent: float | None
-    gpu_memory_bytes: int | None
-    gpu_power_w: float | None
-    gpu_energy_j: float | None
+    seconds: float | None = None
+    machine_percent: float | None = None
+    stolen_percent: float | None = None
+    role_cpu_s: dict[str, float] | None = None
+    gpu_percent: float | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_power_w: float | None = None
+    gpu_energy_j: float | None = None
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One look: monotonic time, cumulative CPU seconds by role, of the machine and stolen, memory,
-    GPU.
-    """
+class Reading:
+    """One look: monotonic time, cumulative CPU seconds of machine, thieves and server's roles."""
 
     moment: float
-    role_s: dict[str, float]
     machine_s: float
     stolen_s: float
-    memory_bytes: int | None
+    role_s: dict[str, float] | None
     gpu: GpuReading | None
 
 
-class Sampler:
-    """Samples from `with` to its end; afterwards `usage(opened, closed)` tells about any window
-    inside.
+class ProcessTree:
+    """The processes of a server by role, as they are now.
 
     Args:
-        server_pid: the LitServe parent, whose whole tree counts; None to look at the machine and
-            GPU only.
-        stats: what /stats said, for the pids of each role.
+        parent_pid: the LitServe parent, whose whole tree counts.
+        stats: what /stats said, for the pids of HTTP processes and workers.
+    """
+
+    def __init__(self, parent_pid: int, stats: dict[str, Any] | None) -> None:
+        parent = psutil.Process(parent_pid)
+        self.processes = [parent, *parent.children(recursive=True)]
+        stats = stats or {"http": [], "workers": []}
+        roles = {row["pid"]: HTTP for row in stats["http"]}
+        self.roles = roles | {row["pid"]: WORKERS for row in stats["workers"]}
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds since they started, by role."""
+        seconds = dict.fromkeys(ROLES, 0.0)
+        for process in self.processes:
+            with contextlib.suppress(OSError, psutil.Error):
+                seconds[self.roles.get(process.pid, QUEUE)] += process_cpu_s(process)
+        return seconds
+
+    def memory_bytes(self) -> int:
+        """Memory of all, pages they share divided among the sharers."""
+        used = 0
+        for process in self.processes:
+            with contextlib.suppress(psutil.Error):
+                memory = process.memory_full_info()
+                used += getattr(memory, "pss", 0) or memory.uss
+        return used
+
+
+def process_cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of all living threads of a process, to the nanosecond where the kernel tells."""
+    tasks = PROC / str(process.pid) / "task"
+    if not (tasks / str(process.pid) / "schedstat").exists():
+        used = process.cpu_times()
+        return used.user + used.system
+    nanoseconds = 0
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            nanoseconds += int((task / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
+
+
+class Meter:
+    """Takes readings, and samples the GPU between them.
+
+    Args:
         gpu: the reader of the GPU; None without one.
     """
 
-    def __init__(
-        self, server_pid: int | None, stats: dict[str, Any] | None, gpu: GpuReader | None
-    ) -> None:
-        self.parent = psutil.Process(server_pid) if server_pid else None
+    def __init__(self, gpu: GpuReader | None) -> None:
         self.gpu = gpu
-        stats = stats or {"http": [], "workers": []}
-        self.roles = {row["pid"]: HTTP for row in stats["http"]} | {
-            row["pid"]: WORKERS for row in stats["workers"]
-        }
-        self.processes: dict[int, psutil.Process] = {}
-        self.cpu_s: dict[int, float] = {}
-        self.samples: list[Sample] = []
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(
-            target=self.sample_until_stopped, name="utilisation", daemon=True
-        )
 
-    def __enter__(self) -> "Sampler":
-        self.samples.append(self.sample(memory=True))
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.thread.join()
-        self.samples.append(self.sample(memory=False))
-
-    def sample_until_stopped(self) -> None:
-        while not self.stopped.wait(PERIOD_S):
-            self.samples.append(self.sample(memory=len(self.samples) % MEMORY_EVERY == 0))
-
-    def sample(self, memory: bool) -> Sample:
-        """Look once."""
-        self.find_processes()
-        memory_bytes = 0
-        for pid, process in self.processes.items():
-            try:
-                used = process.cpu_times()
-                self.cpu_s[pid] = used.user + used.system
-                memory_bytes += proportional_bytes(process) if memory else 0
-            except psutil.Error:
-                continue  # it has ended: what it used until the last look still counts
-        role_s = dict.fromkeys(ROLES, 0.0)
-        for pid, seconds in self.cpu_s.items():
-            role_s[self.roles.get(pid, QUEUE)] += seconds
+    def read(self, tree: ProcessTree | None) -> Reading:
+        """Look once; without a tree at the machine and the GPU only."""
         busy = psutil.cpu_times()
-        stolen_s = getattr(busy, "steal", 0.0)
         machine_s = busy.user + getattr(busy, "nice", 0.0) + busy.system
         machine_s += getattr(busy, "irq", 0.0) + getattr(busy, "softirq", 0.0)
-        gpu = self.gpu.read() if self.gpu else None
-        return Sample(time.monotonic(), role_s, machine_s, stolen_s, memory_bytes or None, gpu)
-
-    def find_processes(self) -> None:
-        """Look for processes of the server's tree that are new since the last look."""
-        if self.parent is None:
-            return
-        try:
-            tree = [self.parent, *self.parent.children(recursive=True)]
-        except psutil.Error:
-            return
-        for process in tree:
-            self.processes.setdefault(process.pid, process)
-
-    def usage(self, opened: float, closed: float) -> Usage:
-        """What was used between two moments of the monotonic clock."""
-        moments = [sample.moment for sample in self.samples]
-
-        def percent(cumulative_s: Sequence[float]) -> float:
-            edges = numpy.interp((opened, closed), moments, cumulative_s)
-            return float(100 * (edges[1] - edges[0]) / (closed - opened))
-
-        if not closed > opened:
-            return Usage(*[None] * 9)
-        roles = {role: percent([sample.role_s[role] for sample in self.samples]) for role in ROLES}
-        memory = [sample.memory_bytes for sample in self.samples if sample.memory_bytes]
-        return Usage(
-            machine_percent=percent([sample.machine_s for sample in self.samples]),
-            stolen_percent=percent([sample.stolen_s for sample in self.samples]),
-            server_percent=sum(roles.values()) if self.parent else None,
-            role_percent=roles if self.parent else None,
-            memory_bytes=max(memory, default=None),
-            **gpu_usage(
-                [
-                    sample.gpu
-                    for sample in self.samples
-                    if opened <= sample.moment <= closed and sample.gpu
-                ]
-            ),
-            gpu_energy_j=self.energy_j(opened, closed),
+        return Reading(
+            time.monotonic(),
+            machine_s,
+            getattr(busy, "steal", 0.0),
+            tree.cpu_s() if tree else None,
+            self.gpu.read() if self.gpu else None,
         )
 
-    def energy_j(self, opened: float, closed: float) -> float | None:
-        """What the GPU drew between two moments, joules; None if it does not tell."""
-        metered = [
-            sample for sample in self.samples if sample.gpu and sample.gpu.energy_j is not None
-        ]
-        if len(metered) < 2:  # one reading would interpolate to nothing drawn
-            return None
-        moments = [sample.moment for sample in metered]
-        edges = numpy.interp((opened, closed), moments, [sample.gpu.energy_j for sample in metered])
-        return float(edges[1] - edges[0])
+    @contextlib.contextmanager
+    def gpu_samples(self):
+        """A list that fills with readings of the GPU for as long as the `with` block lasts."""
+        samples: list[GpuReading] = []
+        over = threading.Event()
+
+        def sample() -> None:
+            while not over.wait(GPU_PERIOD_S):
+                samples.append(self.gpu.read())
+
+        thread = threading.Thread(target=sample, name="gpu", daemon=True) if self.gpu else None
+        if thread:
+            thread.start()
+        try:
+            yield samples
+        finally:
+            over.set()
+            if thread:
+                thread.join()
+
+
+def usage_between(before: Reading, after: Reading, gpu: Iterable[GpuReading]) -> Usage:
+    """What was used between two readings."""
+    seconds = after.moment - before.moment
+    if seconds <= 0:
+        return Usage()
+    roles = None
+    if before.role_s is not None and after.role_s is not None:
+        roles = {role: after.role_s[role] - used for role, used in before.role_s.items()}
+    return Usage(
+        seconds=seconds,
+        machine_percent=100 * (after.machine_s - before.machine_s) / seconds,
+        stolen_percent=100 * (after.stolen_s - before.stolen_s) / seconds,
+        role_cpu_s=roles,
+        **gpu_usage([each for each in (before.gpu, *gpu, after.gpu) if each]),
+        gpu_energy_j=energy_between(before.gpu, after.gpu),
+    )
+
+
+def energy_between(before: GpuReading | None, after: GpuReading | None) -> float | None:
+    """What the GPU drew, joules; None if it does not tell."""
+    if not before or not after or None in (before.energy_j, after.energy_j):
+        return None
+    return after.energy_j - before.energy_j
 
 
 def gpu_usage(readings: list[GpuReading]) -> dict[str, Any]:
-    """The GPU fields of Usage from the readings inside the window."""
+    """The GPU fields of Usage from the readings of a window."""
 
     def known(name: str) -> list[float]:
         values = [getattr(reading, name) for reading in readings]
@@ -186,11 +182,3 @@ def gpu_usage(readings: list[GpuReading]) -> dict[str, Any]:
         "gpu_memory_bytes": max(known("memory_bytes"), default=None),
         "gpu_power_w": float(numpy.mean(known("power_w"))) if known("power_w") else None,
     }
-
-
-def proportional_bytes(process: psutil.Process) -> int:
-    """Memory of a process, pages it shares divided among the sharers; its private pages where that
-    is not told.
-    """
-    memory = process.memory_full_info()
-    return getattr(memory, "pss", 0) or memory.uss

@@ -1,11 +1,11 @@
-"""One window: one server under one offered load, once; what came back and what it cost."""
+"""A window, one server under one offered load once; and the record of a server's windows."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from harness.load.job import WRONG_ANSWER, LoadResult
+from harness.load.job import LoadResult
 from harness.measure.utilisation import Usage
 
 
@@ -67,7 +67,7 @@ class Window:
         workers: what each worker did; none if the server has no /stats.
         http: what each HTTP process did, likewise.
         client_ceiling: requests/s that this client can measure at most; None if nobody asked.
-        epoch: in which it was measured.
+        epoch, block: in which it was measured.
     """
 
     load: LoadResult
@@ -76,6 +76,7 @@ class Window:
     http: list[HttpWork] = field(default_factory=list)
     client_ceiling: float | None = None
     epoch: int = 0
+    block: int = 0
 
 
 def work_between(
@@ -114,18 +115,22 @@ class Record:
     """What has been measured of one server so far.
 
     Attributes:
+        variant: whose server it is.
         windows: by name of the offered load.
         startups_s: of each launch.
         setup_metrics: what the first worker of each launch measured while it set itself up.
-        in_process: requests/s of the same work without a server, by epoch.
+        in_process: (epoch, block, requests/s) of the same work without a server.
+        memory_bytes: the most that its processes held, shared pages divided among the sharers.
         server: what /info said.
         error: why it could not be measured to the end.
     """
 
+    variant: str
     windows: dict[str, list[Window]] = field(default_factory=dict)
     startups_s: list[float] = field(default_factory=list)
     setup_metrics: list[dict[str, float]] = field(default_factory=list)
-    in_process: dict[int, float] = field(default_factory=dict)
+    in_process: list[tuple[int, int, float]] = field(default_factory=list)
+    memory_bytes: int | None = None
     server: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
@@ -136,14 +141,6 @@ class Record:
     def at(self, load: str) -> list[Window]:
         """The windows at the offered load of that name."""
         return self.windows.get(load, [])
-
-    def rates(self, load: str) -> dict[int, float]:
-        """Correct answers per second, by epoch."""
-        return {window.epoch: window.load.requests_per_second for window in self.at(load)}
-
-    def wrong_answers(self, load: str) -> int:
-        """How many answers of all windows were wrong."""
-        return sum(window.load.outcome.count(WRONG_ANSWER) for window in self.at(load))
 
 
 def known(values: Iterable[float | None]) -> list[float]:

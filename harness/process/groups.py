@@ -1,6 +1,4 @@
-"""Process groups: children die with their parent, a group is ended whole, signals end a run the way
-Ctrl-C does.
-"""
+"""Process groups: ended whole, children die with their parent, signals end a run like Ctrl-C."""
 
 import contextlib
 import multiprocessing

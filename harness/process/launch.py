@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import psutil
 import requests
 
 from harness.process.groups import end_group, uninterrupted
+from harness.process.guardian import guarded
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -69,6 +71,17 @@ class Server:
             )
         return reply.json()
 
+    def freeze(self) -> None:
+        """Stop its whole process group: it uses no CPU and answers nobody."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on. ServerFailedError if it is gone."""
+        try:
+            os.killpg(self.pid, signal.SIGCONT)
+        except ProcessLookupError as error:
+            raise ServerFailedError(f"the server has ended{self.tail()}") from error
+
     def tail(self) -> str:
         """The last lines of its output, introduced; empty if there are none."""
         return log_tail(self.log) if self.log else ""
@@ -107,41 +120,32 @@ def running_server(
     run_id, port = uuid.uuid4().hex, free_port()
     with tempfile.TemporaryDirectory(prefix="server-") as directory:
         log = Path(directory) / "server.log"
-        command = [
-            sys.executable,
-            "-m",
-            module,
-            "--port",
-            str(port),
-            "--run-id",
-            run_id,
-            *arguments,
-        ]
+        command = [sys.executable, "-m", module, "--port", str(port), "--run-id", run_id]
         with log.open("w") as output:
             began = time.monotonic()
             process = subprocess.Popen(
-                command,
+                [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ
-                | {"TMPDIR": directory},  # a killed queue manager leaves its socket behind
+                # a killed queue manager leaves its socket behind
+                env=os.environ | {"TMPDIR": directory},
             )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_until_ready(process, url, module, log, began + startup_limit_s)
-            startup_s = time.monotonic() - began
-            info = model_info(url)
-            if info.get("run_id") != run_id:
-                raise ServerFailedError(
-                    f"another server answers on port {port}, not the {module} launched on it"
-                )
-            yield Server(url, run_id, process.pid, startup_s, info, log)
-        finally:
-            with uninterrupted():
-                end_group(process.pid)
-                process.wait()
+        with guarded(process.pid):
+            try:
+                url = f"http://127.0.0.1:{port}"
+                wait_until_ready(process, url, module, log, began + startup_limit_s)
+                startup_s = time.monotonic() - began
+                info = model_info(url)
+                if info.get("run_id") != run_id:
+                    message = f"another server answers on port {port}, not the {module} launched"
+                    raise ServerFailedError(message)
+                yield Server(url, run_id, process.pid, startup_s, info, log)
+            finally:
+                with uninterrupted():
+                    end_group(process.pid)
+                    process.wait()
 
 
 def wait_until_ready(

@@ -1,6 +1,4 @@
-"""A module in a process of its own: its functions are called from here, its imports and memory stay
-over there.
-"""
+"""A module in a process of its own: call its functions here, leave its imports over there."""
 
 import contextlib
 import importlib

@@ -1,6 +1,4 @@
-"""The breakdown of a request: ingress, queue wait, the stages in the worker, response path,
-unexplained.
-"""
+"""The breakdown of a request: ingress, queue wait, worker stages, response path, unexplained."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -61,7 +59,7 @@ def outside_worker(workers: list[WorkerWork], http: list[HttpWork]) -> OutsideWo
     """What a mean request spent before, in and after LitServe's queue; None if nobody knows.
 
     The HTTP process sees a request from the queue to its answer's end; what its worker did in that
-    time is taken off, and the rest is the way back.
+    time is taken off, and the rest is the response path.
     """
     ended, spent = sum(process.requests for process in http), spent_ms(workers)
     if not ended or not spent:

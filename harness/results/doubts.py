@@ -7,9 +7,6 @@ from harness.load.latency import request_counts
 from harness.measure.window import OfferedLoad, Window, known, mean
 from harness.results.rows import Client
 
-STABLE_SPREAD = 0.10  # between the thirds of a window: perf_analyzer's rule
-THIRDS = 3
-LEAST_PER_THIRD = 30  # fewer answers differ by more than that by chance
 CLIENT_BOUND = 0.5
 LEAST_CONCURRENCY = 0.95
 STOLEN_PERCENT = 5
@@ -17,7 +14,12 @@ LATE_S, LATE_SHARE = 0.005, 0.01  # perf_analyzer's rule: then it is no longer t
 
 
 def doubts(
-    offered: OfferedLoad, windows: list[Window], client: Client, achieved: float | None
+    offered: OfferedLoad,
+    windows: list[Window],
+    client: Client,
+    achieved: float | None,
+    resolution_percent: float | None,
+    asked_percent: float,
 ) -> list[str]:
     """All doubts about the row of these windows; `achieved` is its mean concurrency."""
     loads = [window.load for window in windows]
@@ -26,7 +28,7 @@ def doubts(
     stolen = mean(known(window.usage.stolen_percent for window in windows))
     return [
         *failures(failed),
-        *instability(loads),
+        *coarse(resolution_percent, asked_percent),
         *client_bound(client),
         *(() if failed else low_concurrency(offered, achieved)),
         *late_sends(loads),
@@ -39,14 +41,11 @@ def failures(failed: dict[str, int]) -> Iterator[str]:
         yield "failed requests: " + ", ".join(f"{count} {name}" for name, count in failed.items())
 
 
-def instability(loads: list[LoadResult]) -> Iterator[str]:
-    spreads = [spread for load in loads if (spread := spread_of_thirds(load)) is not None]
-    unstable = [spread for spread in spreads if spread > STABLE_SPREAD]
-    if unstable:
+def coarse(resolution_percent: float | None, asked_percent: float) -> Iterator[str]:
+    if resolution_percent is not None and resolution_percent > asked_percent:
         yield (
-            f"unstable: up to {100 * max(unstable):.0f} % between the thirds of a window in "
-            f"{len(unstable)} of {len(loads)} windows; other work on the machine? try a longer "
-            "--duration"
+            f"known to ± {resolution_percent:.0f} % only, not to {asked_percent:g} %: measure "
+            f"longer, --minutes or --precision {asked_percent:g}"
         )
 
 
@@ -78,11 +77,3 @@ def late_sends(loads: list[LoadResult]) -> Iterator[str]:
 def stolen_cpu(percent: float | None) -> Iterator[str]:
     if percent is not None and percent > STOLEN_PERCENT:
         yield f"the hypervisor gave {percent:.0f} % of a core to others: expect noise"
-
-
-def spread_of_thirds(load: LoadResult) -> float | None:
-    """By how much the throughput of the thirds of a window differs; None if it is too short."""
-    counts = [0] * THIRDS
-    for moment in load.ended:
-        counts[min(THIRDS - 1, int(THIRDS * (moment - load.opened) / load.window_s))] += 1
-    return max(counts) / min(counts) - 1 if min(counts) >= LEAST_PER_THIRD else None

@@ -1,6 +1,4 @@
-"""benchmark_results.json: written whole or not at all, read back with one clear sentence if it
-cannot be.
-"""
+"""benchmark_results.json: written whole or not at all, read back or refused in one sentence."""
 
 import json
 import os

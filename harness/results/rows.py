@@ -20,14 +20,19 @@ class Rate:
     """A rate over all windows.
 
     Attributes:
-        mean: arithmetic mean of the windows.
-        ci95: 95 % interval of the mean by Student's t; None of one window.
-        windows: what each window measured, in order.
+        mean: geometric mean over epochs of that over an epoch's windows; 0 if any window had none.
+        ci95: its 95 % interval in comparison with the run's other servers: what the machine did to
+            all of them alike is not in it. None without a second block.
+        resolution_percent: half-width of that interval, percent of the mean.
+        within_percent, between_percent: standard deviation from window to window of a launch, and
+            from launch to launch; None where there was only one.
     """
 
     mean: float
-    ci95: tuple[float, float] | None
-    windows: list[float]
+    ci95: tuple[float, float] | None = None
+    resolution_percent: float | None = None
+    within_percent: float | None = None
+    between_percent: float | None = None
 
 
 @dataclass(frozen=True, config=FINITE)

@@ -1,5 +1,4 @@
-"""A whole run, as data: the documented dataclasses of benchmark_results.json; rows:
-harness.results.rows.
+"""A whole run as data: the documented dataclasses of benchmark_results.json.
 
 Units are in the names. What could not be measured is None, never 0 or -1.
 """
@@ -10,28 +9,28 @@ from typing import Any, Generic, TypeVar
 from pydantic.dataclasses import dataclass
 
 from harness.measure.capacity import Capacity
-from harness.results.rows import FINITE, OwnRow, Rate, Row
+from harness.results.rows import FINITE, OwnRow, Row
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OwnVariant = TypeVar("OwnVariant")
 
 
 @dataclass(frozen=True, config=FINITE)
 class NoOpServer:
-    """LitServe around an API that does nothing, set up as the variant is (harness.measure.no_op).
+    """The no-op server, set up as the variant is (harness.measure.no_op).
 
     Attributes:
         ingress_ms, queue_wait_ms, response_path_ms: what LitServe itself costs a lone request on
             its way to the queue, through it, and back.
         concurrency: of the rate.
-        requests_per_second: what HTTP and queues let through.
+        requests_per_second: what HTTP and queues let through, mean over windows.
     """
 
     ingress_ms: float
     queue_wait_ms: float
     response_path_ms: float
     concurrency: int
-    requests_per_second: Rate
+    requests_per_second: float
 
 
 @dataclass(frozen=True, config=FINITE, kw_only=True)
@@ -44,8 +43,8 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
         startup_s: from launch to ready, mean over launches; None if it was not launched or never
             came up.
         error: None, or why it could not be measured to the end, with the last lines of its log.
-        in_process_per_second: output of the same work without a server, measured beside each
-            launch; None if it was not.
+        in_process_per_second: output of the same work without a server, mean over the blocks that
+            measured it; None if none did.
         no_op_server: what LitServe costs and allows by itself; None for a server that was not
             launched here.
         capacity: what it carries under an SLO; None if nobody asked (--slo-p99-ms).
@@ -57,7 +56,7 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
     server: dict[str, Any]
     startup_s: float | None
     error: str | None
-    in_process_per_second: Rate | None
+    in_process_per_second: float | None
     no_op_server: NoOpServer | None
     capacity: Capacity | None
     own: OwnVariant
@@ -70,20 +69,49 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
 
 
 @dataclass(frozen=True, config=FINITE)
-class Comparison:
-    """How much faster one thing is than another (harness.judge.statistics).
+class WindowRecord:
+    """One window, raw: every rate, interval and verdict can be computed again from these.
 
     Attributes:
-        percent: geometric mean of the ratios, minus one, in percent; None without any.
-        ci95: its 95 % interval; None of fewer than two ratios.
-        ratios: how many went into it.
-        verdict: "faster", "slower", "no detectable difference", "not enough data" or "not counted".
+        server, variant: which server, and whose script it is; the A/A control is a server of the
+            baseline.
+        epoch, block, load: when, and under which offered load.
+        seconds: length of the window.
+        requests: sent, and how they ended.
+        requests_per_second: correct answers per second.
+        cpu_s: CPU seconds of the server by role and of the client; None where unknown.
+        breakdown_ms: mean time of a request in each of its parts; None without /stats.
+    """
+
+    server: str
+    variant: str
+    epoch: int
+    block: int
+    load: str
+    seconds: float
+    requests: dict[str, int]
+    requests_per_second: float
+    cpu_s: dict[str, float] | None
+    breakdown_ms: dict[str, float] | None
+
+
+@dataclass(frozen=True, config=FINITE)
+class Comparison:
+    """How much faster one thing is than another (harness.judge.verdicts).
+
+    Attributes:
+        percent: ratio of the rates minus one, in percent; None if never measured together.
+        ci95: its 95 % interval; None without a second block.
+        resolution_percent: half-width of that interval.
+        p_holm: of no difference, adjusted for all verdicts of the run (Holm).
+        verdict: "faster", "slower", "same", "undecided" or "not counted".
         text: the verdict as a phrase for people.
     """
 
     percent: float | None
     ci95: tuple[float, float] | None
-    ratios: int
+    resolution_percent: float | None
+    p_holm: float | None
     verdict: str
     text: str
 
@@ -96,6 +124,14 @@ class Verdict:
     against: str
     load: str
     comparison: Comparison
+
+
+@dataclass(frozen=True, config=FINITE)
+class Best:
+    """What was fastest under one offered load: a variant, and those that are the same as it."""
+
+    variant: str
+    same: list[str]
 
 
 @dataclass(frozen=True, config=FINITE)
@@ -112,10 +148,14 @@ class Results(Generic[OwnRow, OwnVariant]):
         complete: False if the run was interrupted.
         machine: harness.measure.machine.
         settings: the command line.
-        noise_floor_percent: by offered load, what the A/A control differs by from the baseline.
+        measured_s: of all epochs, launches included.
+        aa_control: by offered load, the A/A control against the baseline: the proof of the
+            instrument.
         variants: in reading order.
+        best: by offered load, the fastest variant and those that are the same within the margin.
         verdicts: who is faster than whom (harness.judge.verdicts).
         advice: what the verdicts mean, in sentences (harness.judge.advice).
+        windows: every window, in order.
     """
 
     suite: str
@@ -128,10 +168,13 @@ class Results(Generic[OwnRow, OwnVariant]):
     complete: bool
     machine: dict[str, Any]
     settings: dict[str, Any]
-    noise_floor_percent: dict[str, float | None]
+    measured_s: float
+    aa_control: dict[str, Comparison]
     variants: dict[str, VariantResult[OwnRow, OwnVariant]]
     verdicts: list[Verdict]
+    best: dict[str, Best] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
+    windows: list[WindowRecord] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -139,3 +182,13 @@ class Results(Generic[OwnRow, OwnVariant]):
         """Names of the offered loads that were measured, in order."""
         rows = (row for variant in self.variants.values() for row in variant.rows)
         return list(dict.fromkeys(row.load.name for row in rows))
+
+    @property
+    def builds_on(self) -> dict[str, str | None]:
+        """By variant, the one it is the difference to."""
+        return {name: variant.builds_on for name, variant in self.variants.items()}
+
+    @property
+    def baseline(self) -> str | None:
+        """The variant that builds on no other; None if it was not measured."""
+        return next((name for name, under in self.builds_on.items() if under is None), None)

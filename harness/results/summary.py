@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy
-from scipy import stats
 
 from harness.load.job import LoadResult
 from harness.load.latency import latency_ms, request_counts
@@ -14,44 +14,50 @@ from harness.measure.window import OfferedLoad, Window, WorkerWork, known, mean
 from harness.results.breakdown import breakdown_ms
 from harness.results.doubts import doubts
 from harness.results.rows import Client, Rate, Row
+from harness.results.run import WindowRecord
 
-CONFIDENCE = 0.95
+RESOLUTION_PERCENT = 10.0  # of a row, if nothing else was asked for
 
 
 def row_of(
     offered: OfferedLoad,
     windows: list[Window],
+    rate: Rate,
     output_per_request: int,
     own: Any,
     stage_names: Mapping[str, str],
+    memory_bytes: int | None = None,
+    asked_percent: float = RESOLUTION_PERCENT,
 ) -> Row:
     """The row of one offered load.
 
     Args:
         offered: what was asked of the server.
-        windows: what was measured, one per launch.
+        windows: what was measured.
+        rate: requests/s, with the interval that all servers of the run give it.
         output_per_request: how much of its unit one correct answer holds.
         own: what the folder adds to the row.
         stage_names: a suite's own names for stages in the worker.
+        memory_bytes: the most that the server's processes held.
+        asked_percent: the resolution to reach.
     """
     loads = [window.load for window in windows]
     usages = [window.usage for window in windows]
     workers = [worker for window in windows for worker in window.workers]
     http = [process for window in windows for process in window.http]
-    rates = [load.requests_per_second for load in loads]
     latencies = latency_ms([seconds for load in loads for seconds in load.correct_latency_s])
     batches = sum(worker.batches for worker in workers)
     of_client, achieved = client(windows), mean_concurrency(loads)
     return Row(
         concurrency=offered.concurrency,
         offered_rate=offered.rate,
-        requests_per_second=rate(rates),
-        output_per_second=rate([output_per_request * each for each in rates]),
+        requests_per_second=rate,
+        output_per_second=times(rate, output_per_request),
         latency_ms=latencies,
         requests=request_counts(*loads),
         http_statuses=sum((Counter(load.statuses) for load in loads), Counter()),
         cpu_percent=cpu_percent(loads, usages),
-        server_memory_bytes=max(known(usage.memory_bytes for usage in usages), default=None),
+        server_memory_bytes=memory_bytes,
         gpu_percent=mean(known(usage.gpu_percent for usage in usages)),
         gpu_memory_bytes=max(known(usage.gpu_memory_bytes for usage in usages), default=None),
         gpu_power_w=mean(known(usage.gpu_power_w for usage in usages)),
@@ -61,30 +67,40 @@ def row_of(
         mean_batch_size=sum(worker.requests for worker in workers) / batches if batches else None,
         batch_sizes=batch_sizes(workers),
         worker_shares=worker_shares(windows),
-        worker_busy_percent=worker_busy_percent(workers, rates),
+        worker_busy_percent=worker_busy_percent(windows, rate.mean),
         breakdown_ms=breakdown_ms(workers, http, latencies["mean"], stage_names),
         cpu_s_per_1000_requests=cpu_s_per_1000_requests(windows, of_client),
         own=own,
-        warnings=doubts(offered, windows, of_client, achieved),
+        warnings=doubts(
+            offered, windows, of_client, achieved, rate.resolution_percent, asked_percent
+        ),
     )
 
 
-def rate(values: list[float]) -> Rate:
-    """The Rate of these windows."""
-    return Rate(float(numpy.mean(values)), t_interval(values), values)
+def times(rate: Rate, factor: float) -> Rate:
+    """The rate of something of which there is so much in each."""
+    ci95 = rate.ci95 and (factor * rate.ci95[0], factor * rate.ci95[1])
+    return replace(rate, mean=factor * rate.mean, ci95=ci95)
 
 
-def t_interval(values: list[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean, by Student's t; None of fewer than two values."""
-    if len(values) < 2:
-        return None
-    low, high = stats.t.interval(
-        CONFIDENCE,
-        len(values) - 1,
-        numpy.mean(values),
-        stats.sem(values) or numpy.finfo(float).tiny,
+def record_of(
+    server: str, variant: str, load: str, window: Window, names: Mapping[str, str]
+) -> WindowRecord:
+    """One window, raw."""
+    result, latency = window.load, latency_ms(window.load.correct_latency_s)["mean"]
+    cpu_s = window.usage.role_cpu_s
+    return WindowRecord(
+        server=server,
+        variant=variant,
+        epoch=window.epoch,
+        block=window.block,
+        load=load,
+        seconds=result.window_s,
+        requests=request_counts(result),
+        requests_per_second=result.requests_per_second,
+        cpu_s=cpu_s and cpu_s | {"client": result.client_cpu_s},
+        breakdown_ms=breakdown_ms(window.workers, window.http, latency, names),
     )
-    return float(low), float(high)
 
 
 def mean_concurrency(loads: list[LoadResult]) -> float | None:
@@ -100,13 +116,17 @@ def mean_concurrency(loads: list[LoadResult]) -> float | None:
 def cpu_percent(loads: list[LoadResult], usages: list[Usage]) -> dict[str, float | None]:
     """CPU of machine, server, client and the server's roles; percent of one core, mean."""
     clients = [100 * load.client_cpu_s / load.window_s for load in loads if load.window_s > 0]
-    roles = [usage.role_percent for usage in usages if usage.role_percent]
+    clocked = [usage for usage in usages if usage.role_cpu_s]
+    roles = {
+        role: mean(100 * usage.role_cpu_s[role] / usage.seconds for usage in clocked)
+        for role in ROLES
+    }
     return {
         "machine": mean(known(usage.machine_percent for usage in usages)),
         "stolen": mean(known(usage.stolen_percent for usage in usages)),
-        "server": mean(known(usage.server_percent for usage in usages)),
+        "server": sum(roles.values()) if clocked else None,
         "client": mean(clients),
-    } | {role: mean(percent[role] for percent in roles) for role in ROLES}
+    } | roles
 
 
 def client(windows: list[Window]) -> Client:
@@ -139,34 +159,37 @@ def worker_shares(windows: list[Window]) -> list[float]:
     return [mean(rank) for rank in zip(*shares, strict=False)]
 
 
-def worker_busy_percent(workers: list[WorkerWork], rates: list[float]) -> float | None:
+def worker_busy_percent(windows: list[Window], requests_per_second: float) -> float | None:
     """Share of the time in which a worker was at work; None if nothing is known.
 
     Seconds of work per request, times requests per second and worker: the totals are read a moment
-    after a window closes, so that its length would be the wrong thing to divide by.
+    before and after a window, so that its length would be the wrong thing to divide by.
     """
+    workers = [worker for window in windows for worker in window.workers]
     requests = sum(worker.requests for worker in workers)
     if not requests:
         return None
     busy_s = sum(worker.busy_s for worker in workers)
-    return 100 * busy_s / requests * mean(rates) / (len(workers) / len(rates))
+    return 100 * busy_s / requests * requests_per_second / (len(workers) / len(windows))
 
 
 def cpu_s_per_1000_requests(windows: list[Window], of_client: Client) -> dict[str, float | None]:
-    """CPU seconds of 1,000 requests, by role of the server, and of the client."""
-    known_roles = [window for window in windows if window.usage.role_percent and window.load.ended]
-    ended = sum(len(window.load.ended) for window in known_roles)
+    """CPU seconds of 1,000 requests, by role of the server, and of the client.
 
-    def spent(role: str) -> float | None:
-        cpu_s = sum(
-            window.usage.role_percent[role] / 100 * window.load.window_s for window in known_roles
-        )
-        return 1000 * cpu_s / ended if ended else None
-
+    Both the seconds and the requests are those between two readings around a window.
+    """
+    clocked = [window for window in windows if window.usage.role_cpu_s]
+    served = sum(
+        sum(worker.requests for worker in window.workers) or len(window.load.ended)
+        for window in clocked
+    )
     of_client_us = of_client.cpu_us_per_request
-    return {role: spent(role) for role in ROLES} | {
-        "client": None if of_client_us is None else of_client_us / 1000
-    }
+    return {
+        role: 1000 * sum(window.usage.role_cpu_s[role] for window in clocked) / served
+        if served
+        else None
+        for role in ROLES
+    } | {"client": None if of_client_us is None else of_client_us / 1000}
 
 
 def energy_per_request(windows: list[Window]) -> float | None:

@@ -29,7 +29,7 @@ OUTSIDE_COLOURS = {  # warm; the stages in the worker are cold
     RESPONSE_PATH: "#D55E00",
     UNEXPLAINED: "#000000",
 }
-SAVED, COST, WHOLE = "#009E73", "#D55E00", "#555555"
+SAVED, COST, NEITHER, WHOLE = "#009E73", "#D55E00", "#AAAAAA", "#555555"
 NO_OP_LABEL = "LitServe's own cost: a lone request to the no-op server"
 
 
@@ -141,7 +141,10 @@ def draw_waterfall(axes: Axes, step: Step) -> None:
         starts.append(starts[-1] + change)
     after, starts[-1] = starts[-1], 0.0
     lengths = [before, *changes.values(), after]
-    colours = [WHOLE, *(COST if change > 0 else SAVED for change in changes.values()), WHOLE]
+    colours = [COST if change > 0 else SAVED for change in changes.values()]
+    if UNEXPLAINED in changes:
+        colours[list(changes).index(UNEXPLAINED)] = NEITHER
+    colours = [WHOLE, *colours, WHOLE]
     axes.barh(range(len(names)), lengths, 0.65, starts, color=colours)
     for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         whole = index in (0, len(names) - 1)
@@ -150,7 +153,7 @@ def draw_waterfall(axes: Axes, step: Step) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * axes.get_xlim()[1])
-    axes.set_xlabel("milliseconds (green: saved, orange: cost)")
+    axes.set_xlabel("milliseconds (green: saved, orange: cost, grey: unexplained)")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
@@ -180,17 +183,18 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
     bars = axes.barh(range(len(rates)), rates, 0.65, color=WHOLE)
     bars[-1].set_color(SAVED)
     shares = [""] + [
-        f" ({percent(rate / above)} of the one above)" if above else ""
+        (f" ({percent(rate / above)} of the one above)" if rate < above else " (at the one above)")
         for above, rate in pairwise(rates)
     ]
     labels = [f" {number_text(rate)}{share}" for rate, share in zip(rates, shares, strict=True)]
     axes.bar_label(bars, labels, fontsize=8)
     axes.set_yticks(range(len(rates)), [ceiling.name for ceiling in ceilings], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(right=axes.get_xlim()[1] * 1.6)
-    axes.locator_params("x", nbins=5)
+    axes.set_xscale("log")  # from the model alone to what is served there may be a factor of 100
+    left = min(rates) / 3
+    axes.set_xlim(left, max(rates) * (max(rates) / left) ** 0.8)  # room for the labels
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_xlabel(f"{unit}/s")
+    axes.set_xlabel(f"{unit}/s (logarithmic)")
 
 
 def percent(share: float) -> str:

@@ -53,7 +53,7 @@ def saved(figure: Figure, path: Path) -> Path:
 
 
 def throughput_figure(results: Results) -> Figure:
-    """Correct answers per second over the load, with 95 % intervals over epochs."""
+    """Correct answers per second over the load, with 95 % intervals."""
     figure, (axes,) = page(results, "Served throughput by variant", 1, 1, (9, 5.8))
     plot_over_load(
         axes,

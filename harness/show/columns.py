@@ -1,6 +1,10 @@
-"""Columns of the tables: headings and cells for people, a dash where there is nothing to say."""
+"""Cells of tables: numbers for people, the matrix of the first screen, shared columns."""
 
+from collections.abc import Callable, Iterator
+
+from harness.judge.verdicts import MARGIN_PERCENT
 from harness.results.rows import Rate, Row
+from harness.results.run import Results
 from harness.show.presentation import Column
 
 
@@ -12,6 +16,36 @@ def number(value: float | None, form: str) -> str:
 def share(value: float | None) -> str:
     """A share in percent."""
     return "–" if value is None else f"{100 * value:.1f}%"
+
+
+MATRIX_LEGEND = (
+    f"bold: the fastest; =: the same within {MARGIN_PERCENT:g} %; ±: half of the 95 % interval"
+)
+
+
+def matrix(results: Results, bold: Callable[[str], str]) -> Iterator[tuple[str, ...]]:
+    """The first thing to look at: a line per offered load, a cell per variant.
+
+    Args:
+        results: whose output per second it shows.
+        bold: marks the fastest.
+    """
+    for load in results.loads:
+        cells = (matrix_cell(results, name, load, bold) for name in results.variants)
+        yield load, *cells
+
+
+def matrix_cell(results: Results, name: str, load: str, bold: Callable[[str], str]) -> str:
+    """Output per second of a variant with its resolution, marked if nothing is faster."""
+    rows = {row.load.name: row for row in results.variants[name].rows}
+    if load not in rows:
+        return "–"
+    rate, best = rows[load].output_per_second, results.best.get(load)
+    known = "" if rate.resolution_percent is None else f" ±{rate.resolution_percent:.0f}%"
+    text = f"{rate.mean:,.{0 if rate.mean >= 100 else 1}f}{known}"
+    if best and name == best.variant:
+        return bold(text)
+    return f"{text} =" if best and name in best.same else text
 
 
 def rate_text(rate: Rate) -> str:

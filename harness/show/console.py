@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.judge.bottlenecks import reasons
-from harness.judge.comparison import RowPair
-from harness.judge.statistics import NOT_ENOUGH
+from harness.judge.comparison import REGRESSION, RowPair
 from harness.results.rows import Row
-from harness.results.run import Results, Verdict
-from harness.show.columns import rate_text
+from harness.results.run import Results
+from harness.show.columns import MATRIX_LEGEND, matrix, rate_text
 from harness.show.panels import all_rows
 from harness.show.presentation import Presentation
 
@@ -26,23 +25,49 @@ def make_console() -> Console:
 
 
 def print_results(results: Results, presentation: type[Presentation], console: Console) -> None:
-    """One table of rows, then what they mean, and every doubt about them."""
+    """What is best first, then the advice, every row, why, and every doubt."""
+    print_best(results, console)
     console.print(rows_table(results, presentation))
-    plain = [*results.notes, *presentation.sentences(results), *capacities(results)]
-    plain += verdict_lines(results)
-    for line in plain:
+    for line in (*results.notes, *presentation.sentences(results), *capacities(results)):
         console.print(line, markup=False)
-    for line in results.advice:
-        console.print(line, markup=False, style="bold")
-    for line in (*noise_floor(results), *reasons(results)):
+    for line in (*verdict_lines(results), *aa_control(results)):
+        console.print(line, markup=False)
+    for line in reasons(results):
         console.print(line, markup=False)
     for line in warnings(results):
         console.print(line, markup=False, style="yellow")
 
 
+def print_verdicts(results: Results, console: Console) -> None:
+    """What is best, the advice, the verdicts and the A/A control."""
+    print_best(results, console)
+    for line in (*verdict_lines(results), *aa_control(results)):
+        console.print(line, markup=False)
+
+
+def print_best(results: Results, console: Console) -> None:
+    """What is best under every load, and what to use for what."""
+    console.print(matrix_table(results))
+    console.print(MATRIX_LEGEND, markup=False)
+    for line in results.advice:
+        console.print(line, markup=False, style="bold")
+
+
+def matrix_table(results: Results) -> Table:
+    """Output per second, a column per variant and a row per offered load."""
+    title = f"{results.suite}: {results.unit}/s"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("offered rate" if results.settings.get("rate") else "concurrency")
+    for name in results.variants:
+        table.add_column("\n".join(wrap(name.replace("_", " "), 14)), justify="right")
+    for line in matrix(results, "[bold]{}[/bold]".format):
+        table.add_row(*line)
+    return table
+
+
 def rows_table(results: Results, presentation: type[Presentation]) -> Table:
     """A row per variant and offered load; headings are wrapped, for cells are short."""
-    title = f"{results.suite}: 95 % intervals over epochs"
+    title = f"{results.suite}: 95 % intervals"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
     for heading, cell in presentation.columns:
@@ -65,33 +90,22 @@ def capacities(results: Results) -> list[str]:
     ]
 
 
-def shown_verdicts(results: Results) -> list[Verdict]:
-    """The verdicts that say something: an interval, or that wrong answers do not count."""
-    return [
-        verdict
-        for verdict in results.verdicts
-        if verdict.comparison.ci95 or verdict.comparison.verdict != NOT_ENOUGH
-    ]
-
-
 def verdict_lines(results: Results) -> list[str]:
-    """Who is faster than whom, as far as the epochs can tell."""
+    """Who is faster than whom, as far as the windows can tell."""
     return [
         f"{verdict.variant} against {verdict.against} at {verdict.load}: {verdict.comparison.text}"
-        for verdict in shown_verdicts(results)
-    ] or ["no verdicts: they need two epochs of the baseline and another variant"]
+        for verdict in results.verdicts
+    ] or ["no verdicts: they need the baseline and another variant"]
 
 
-def noise_floor(results: Results) -> list[str]:
+def aa_control(results: Results) -> list[str]:
     """What the A/A control differs by from the baseline; nothing where that is not known."""
-    floors = [
-        f"{percent:.1f} % at {load}"
-        for load, percent in results.noise_floor_percent.items()
-        if percent is not None
+    controls = [
+        f"{each.percent:+.1f} % [{each.ci95[0]:+.1f}, {each.ci95[1]:+.1f}] at {load}"
+        for load, each in results.aa_control.items()
+        if each.ci95
     ]
-    return (
-        [f"noise floor (A/A control against the baseline): {', '.join(floors)}"] if floors else []
-    )
+    return [f"A/A control against the baseline: {', '.join(controls)}"] if controls else []
 
 
 def warnings(results: Results) -> Iterator[str]:
@@ -111,7 +125,7 @@ def comparison_table(pairs: list[RowPair], old: Results, new: Results) -> Table:
         table.add_column(heading, justify=justify, overflow="fold")
     for pair in pairs:
         rates = map(output_text, (pair.old, pair.new))
-        style = "red" if pair.regression else None
+        style = "red" if pair.outcome == REGRESSION else None
         table.add_row(pair.variant, pair.load, *rates, pair.text, style=style)
     return table
 

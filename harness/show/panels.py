@@ -33,7 +33,7 @@ ROLE_STYLES = {
 GIB = 2**30
 TITLE_INCHES = 0.36  # from the top of a page to the lines below its title
 LETTERS_PER_INCH = 15  # of those lines
-INTERVALS = "bars: 95 % interval over epochs"
+INTERVALS = "bars: 95 % interval"
 
 
 class Style(NamedTuple):
@@ -100,7 +100,7 @@ def how_sent(results: Results) -> str:
 
 def epochs(results: Results) -> str:
     """How often all servers were launched."""
-    count = results.settings["epochs"]
+    count = len({window.epoch for window in results.windows})
     return f"{count} epoch{'' if count == 1 else 's'}"
 
 

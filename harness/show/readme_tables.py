@@ -7,26 +7,37 @@ from harness.judge.bottlenecks import reasons
 from harness.results.run import Results
 from harness.show.breakdown_charts import REQUEST_PATH, has_breakdown
 from harness.show.charts import THROUGHPUT_PATH
-from harness.show.console import capacities, commit, noise_floor
+from harness.show.columns import MATRIX_LEGEND, matrix
+from harness.show.console import aa_control, capacities, commit
 from harness.show.panels import all_rows, epochs, failure_text, machine_line
 from harness.show.presentation import Presentation
 
 
 def tables(results: Results, presentation: type[Presentation], charts_folder: Path) -> str:
     """Markdown for one published machine, whose pictures are in `charts_folder`."""
-    advice = [*presentation.sentences(results), *capacities(results), *results.advice]
+    first, *others = pictures(results, presentation, charts_folder) or [""]
     blocks = [
         bullets([f"**{failure}**" for failure in failures(results)]),
         measured_on(results),
-        "\n".join(rows_table(results, presentation)),
-        doubts(results),
-        bullets(advice),
+        "\n".join(matrix_lines(results)),
+        bullets([*results.advice, *capacities(results)]),
+        first,
         folded(
-            "Why: what limits each variant, and what each saved and cost", bullets(reasons(results))
+            "Every row",
+            "\n".join(rows_table(results, presentation)),
+            doubts(results),
+            bullets(presentation.sentences(results)),
         ),
-        folded("All verdicts", "\n".join(verdict_table(results))),
-        *(f"{line[0].upper()}{line[1:]}." for line in noise_floor(results)),
-        *pictures(results, presentation, charts_folder),
+        folded(
+            "Why: what limits each variant, and what each saved and cost",
+            bullets(reasons(results)),
+            *others,
+        ),
+        folded(
+            "All verdicts",
+            "\n".join(verdict_table(results)),
+            *(f"{line}." for line in aa_control(results)),
+        ),
     ]
     return "\n" + "\n\n".join(block for block in blocks if block) + "\n\n"
 
@@ -36,10 +47,24 @@ def bullets(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def folded(summary: str, text: str) -> str:
+def folded(summary: str, *texts: str) -> str:
     """A part that opens on a click; nothing of nothing."""
+    text = "\n\n".join(text for text in texts if text)
     head = f"<details><summary>{summary}</summary>"
     return f"{head}\n\n{text}\n\n</details>" if text else ""
+
+
+def matrix_lines(results: Results) -> Iterator[str]:
+    """The lines of the first table; none without rows."""
+    if not all_rows(results):
+        return
+    load = "offered rate" if results.settings.get("rate") else "concurrency"
+    yield f"| {results.unit}/s at {load} | {' | '.join(results.variants)} |"
+    yield f"|--:|{'--:|' * len(results.variants)}"
+    for line in matrix(results, "**{}**".format):
+        yield f"| {' | '.join(line)} |"
+    yield ""
+    yield f"({MATRIX_LEGEND})"
 
 
 def failures(results: Results) -> list[str]:
@@ -61,7 +86,7 @@ def measured_on(results: Results) -> str:
         f"Measured on {machine_line(results)}" + (f" ({sets})" if sets else ""),
         f"Python {machine['python']}, {versions}",
         f"{results.started_utc[:10]}, commit {commit(results)}{dirty}",
-        f"{results.request}, {epochs(results)} with windows of {results.settings['duration']:g} s",
+        f"{results.request}, {epochs(results)}, {results.measured_s / 60:.0f} minutes",
         *results.notes,
     ]
     return "; ".join(parts) + "."
@@ -101,17 +126,16 @@ def verdict_table(results: Results) -> Iterator[str]:
         yield f"| {each.variant} against {each.against} | {each.load} | {each.comparison.text} |"
 
 
-def pictures(
-    results: Results, presentation: type[Presentation], charts_folder: Path
-) -> Iterator[str]:
+def pictures(results: Results, presentation: type[Presentation], charts_folder: Path) -> list[str]:
     """Links to the pictures that tell most: throughput, breakdown, the folder's own."""
     if not all_rows(results):
-        return
-    yield link("Served throughput", charts_folder / THROUGHPUT_PATH)
+        return []
+    paths = {THROUGHPUT_PATH: "Served throughput"}
     if has_breakdown(results):
-        yield link("Breakdown of a request", charts_folder / REQUEST_PATH)
-    for path in presentation.charts(results):
-        yield link(Path(path).stem.replace("_", " ").capitalize(), charts_folder / path)
+        paths[REQUEST_PATH] = "Breakdown of a request"
+    own = presentation.charts(results)
+    paths |= {path: Path(path).stem.replace("_", " ").capitalize() for path in own}
+    return [link(words, charts_folder / path) for path, words in paths.items()]
 
 
 def link(words: str, path: Path) -> str:

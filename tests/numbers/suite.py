@@ -72,7 +72,7 @@ class NumbersSuite(Suite):
         if not variant.best or not variant.in_process_per_second:
             return []
         return [
-            Ceiling("in process", variant.in_process_per_second.mean),
+            Ceiling("in process", variant.in_process_per_second),
             Ceiling("served", variant.best.output_per_second.mean),
         ]
 
