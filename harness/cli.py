@@ -19,6 +19,7 @@ from harness.show.console import make_console, print_results
 from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+SHOWN = "(default: %(default)s)"
 JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
 EPOCHS, QUICK = 3, {"epochs": 1}
 
@@ -142,12 +143,17 @@ def benchmark_parser(
     """
     parser = argparse.ArgumentParser(description=description)
     parser.presets = {"quick": QUICK | quick, "precision": {"minutes": precise_minutes}}
-    variants = [variant.name for variant in suite.variants]
-    shown = "(default: %(default)s)"
+    what_options(parser, [variant.name for variant in suite.variants], concurrency)
+    how_long_options(parser, minutes, precise_minutes)
+    where_options(parser, output_dir)
+    return parser
 
-    def add(flag: str, words: str, **options: Any) -> None:
-        parser.add_argument(flag, help=words, **options)
 
+def what_options(
+    parser: argparse.ArgumentParser, variants: list[str], concurrency: list[int]
+) -> None:
+    """Which servers to measure, under which load."""
+    add = adder(parser)
     add(
         "--variants",
         f"which to measure (default: {','.join(variants)})",
@@ -163,8 +169,29 @@ def benchmark_parser(
         metavar="N,N",
     )
     add(
+        "--rate",
+        "open loop instead: requests/s that arrive whatever the server does",
+        type=listed(float),
+        metavar="R,R",
+    )
+    add(
+        "--slo-p99-ms",
+        "also search each variant's capacity: the offered rate at which 99 %% of "
+        "answers come within MS",
+        type=positive,
+        metavar="MS",
+    )
+    add("--url", "measure the server that runs there already; it is neither launched nor stopped")
+
+
+def how_long_options(
+    parser: argparse.ArgumentParser, minutes: float, precise_minutes: float
+) -> None:
+    """How long and how well to measure."""
+    add = adder(parser)
+    add(
         "--minutes",
-        f"for all epochs, launches included {shown}",
+        f"for all epochs, launches included {SHOWN}",
         type=positive,
         default=minutes,
         metavar="M",
@@ -178,50 +205,49 @@ def benchmark_parser(
     )
     add(
         "--epochs",
-        f"how often every server is launched, without --precision {shown}",
+        f"how often every server is launched, without --precision {SHOWN}",
         type=count,
         default=EPOCHS,
-    )
-    add(
-        "--rate",
-        "open loop instead: requests/s that arrive whatever the server does",
-        type=listed(float),
-        metavar="R,R",
-    )
-    add(
-        "--slo-p99-ms",
-        "also search each variant's capacity: the offered rate at which 99 %% of "
-        "answers come within MS",
-        type=positive,
-        metavar="MS",
-    )
-    add(
-        "--accelerator",
-        f"where the models run {shown}",
-        default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
-    )
-    add("--api-servers", f"HTTP processes per server {shown}", type=count, default=1)
-    add("--output-dir", f"where results and charts go {shown}", type=Path, default=output_dir)
-    add(
-        "--seed",
-        f"of the order of launches and requests {shown}",
-        type=int,
-        default=JOB_DEFAULTS["seed"],
-    )
-    add(
-        "--timeout",
-        f"seconds after which a request has failed {shown}",
-        type=positive,
-        default=JOB_DEFAULTS["timeout_s"],
     )
     add(
         "--quick",
         "a first look: one short epoch, wide verdicts without the luck of a launch",
         action="store_true",
     )
-    add("--url", "measure the server that runs there already; it is neither launched nor stopped")
-    return parser
+
+
+def where_options(parser: argparse.ArgumentParser, output_dir: Path) -> None:
+    """Where to run the models and to write, and what else servers and requests are told."""
+    add = adder(parser)
+    add(
+        "--accelerator",
+        f"where the models run {SHOWN}",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+    )
+    add("--api-servers", f"HTTP processes per server {SHOWN}", type=count, default=1)
+    add("--output-dir", f"where results and charts go {SHOWN}", type=Path, default=output_dir)
+    add(
+        "--seed",
+        f"of the order of launches and requests {SHOWN}",
+        type=int,
+        default=JOB_DEFAULTS["seed"],
+    )
+    add(
+        "--timeout",
+        f"seconds after which a request has failed {SHOWN}",
+        type=positive,
+        default=JOB_DEFAULTS["timeout_s"],
+    )
+
+
+def adder(parser: argparse.ArgumentParser) -> Callable[..., None]:
+    """Adds a flag with its words to the parser."""
+
+    def add(flag: str, words: str, **options: Any) -> None:
+        parser.add_argument(flag, help=words, **options)
+
+    return add
 
 
 def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:

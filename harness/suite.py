@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from matplotlib.figure import Figure
-
 from harness.measure.window import Record, Window
 from harness.results.file import read
-from harness.results.run import Results, VariantResult
-from harness.show.presentation import Ceiling, Column
+from harness.results.run import Results
+from harness.show.presentation import Presentation
 
 
 class Variant(NamedTuple):
@@ -27,7 +25,7 @@ class CannotMeasureError(Exception):
 
 
 @dataclass(kw_only=True)
-class Suite(ABC):
+class Suite(Presentation, ABC):
     """What a benchmark folder brings. Class attributes are known from a result file alone.
 
     A folder `f` has a module `f.suite` whose `SUITE` is its subclass; server_<variant>.py beside
@@ -40,7 +38,7 @@ class Suite(ABC):
         unit: what a server produces, plural; output per second counts it.
         path: where requests are POSTed.
         own_row, own_variant: dataclasses of what the folder adds to a row and to a variant.
-        columns: of the table, after the variant's name.
+        columns, ceilings, sentences, charts: see harness.show.presentation.
         stage_names: the folder's names for stages in the worker (harness.serving.instrumentation).
 
     Attributes:
@@ -61,7 +59,6 @@ class Suite(ABC):
     path: ClassVar[str]
     own_row: ClassVar[type]
     own_variant: ClassVar[type]
-    columns: ClassVar[list[Column]]
     stage_names: ClassVar[Mapping[str, str]] = {}
 
     bodies: list[bytes]
@@ -94,21 +91,6 @@ class Suite(ABC):
     @abstractmethod
     def variant(self, name: str, records: Mapping[str, list[Record]]) -> Any:
         """What the folder adds to a variant: an `own_variant`, from the records of all so far."""
-
-    @staticmethod
-    @abstractmethod
-    def ceilings(variant: VariantResult) -> list[Ceiling]:
-        """What a variant was served at, last, under the ceilings above it; empty if unknown."""
-
-    @staticmethod
-    def sentences(_results: Results) -> list[str]:
-        """What the folder has to say of its variants besides tables and verdicts."""
-        return []
-
-    @staticmethod
-    @abstractmethod
-    def charts(results: Results) -> dict[str, Figure]:
-        """The folder's own pictures, by path."""
 
 
 def suite_of(package: str) -> type[Suite]:

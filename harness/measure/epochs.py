@@ -29,8 +29,9 @@ from harness.process.launch import Server, ServerFailedError, running_server
 CLIENT_CEILING_S = 0.5
 OPEN_LOOP_CEILING_AT = 64  # concurrency
 WARM_S = 0.3  # of load at every concurrency after a launch
-WINDOW_REQUESTS = 6  # per connection, at the least, unless the window were so many times as long:
-LONGEST_WINDOW = 10
+WINDOW_REQUESTS = 6  # per connection, at the least
+WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they arrive
+LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests it holds
 NO_OP = "no-op server"
 LEAST_BLOCKS = 2  # of every load in an epoch: a single one carries no interval
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
@@ -326,7 +327,8 @@ class Campaign:
         least_s, rate = self.plan.job.duration_s, self.rates.get((spec.name, offered))
         if not rate or not offered.concurrency:
             return least_s
-        wanted_s = WINDOW_REQUESTS * offered.concurrency / rate
+        streams = self.plan.job.carries_output
+        wanted_s = (WINDOW_STREAMS if streams else WINDOW_REQUESTS * offered.concurrency) / rate
         return min(max(least_s, wanted_s), LONGEST_WINDOW * least_s)
 
     @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """What the console, the charts and the README need of a suite to show its results."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 from matplotlib.figure import Figure
 
@@ -24,18 +25,25 @@ class Ceiling(NamedTuple):
 
 
 class Presentation(Protocol):
-    """The part of a suite that is known from a result file alone (harness.suite.Suite has it)."""
+    """The part of a suite that is known from a result file alone (harness.suite.Suite inherits it).
 
-    columns: list[Column]
+    Attributes:
+        columns: of the table, after the variant's name.
+    """
+
+    columns: ClassVar[Sequence[Column]]
 
     @staticmethod
+    @abstractmethod
     def ceilings(variant: VariantResult) -> list[Ceiling]:
-        """The ceilings above a variant from the highest down, last what it was served at."""
+        """What a variant was served at, last, under the ceilings above it; empty if unknown."""
 
     @staticmethod
-    def sentences(results: Results) -> list[str]:
+    def sentences(_results: Results) -> list[str]:
         """What the folder has to say of its variants besides tables and verdicts."""
+        return []
 
     @staticmethod
+    @abstractmethod
     def charts(results: Results) -> dict[str, Figure]:
         """The folder's own pictures, by path."""
