@@ -53,6 +53,8 @@ def test_a_variant_that_is_slower_nowhere_for_certain_is_the_balanced_choice():
     unsure = advised(verdict("half", "1", 1, "undecided"), verdict("half", "64", 30))
     assert "balance of both: steady; no variant is known" in unsure
     assert "(undecided: half)" in unsure
+    every = advised(verdict("half", "1", 10), verdict("half", "64", 30))
+    assert "balance of both: half, faster at every load" in every
 
 
 def test_winners_that_are_the_same_are_named_together_and_others_are_not():

@@ -96,6 +96,8 @@ def balanced(baseline: str, by_load: dict[str, ByVariant]) -> str:
     }
     top = max(fit, key=fit.get, default=None)
     if top and fit[top]:
+        if fit[top] == len(by_load):
+            return f"{top}, faster at every load"
         return f"{top}, faster at {fit[top]} of {len(by_load)} loads and the same at the others"
     open_ = [n for n, each in words.items() if UNDECIDED in each and SLOWER not in each]
     return f"{baseline}; no variant is known to be faster somewhere and slower nowhere" + (

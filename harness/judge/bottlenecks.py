@@ -76,7 +76,7 @@ def limited_by(row: Row, variant: VariantResult, cores: int) -> str:
     if row.cpu_percent["server"] is not None and busy >= 90 * cores:
         role = max(ROLES, key=lambda role: row.cpu_s_per_1000_requests[role] or 0)
         spender = ROLE_NAMES[role] + (
-            f", there with {at_work(row, stage)}" if role == WORKERS else ""
+            f", there with {at_work(row, stage, cores)}" if role == WORKERS else ""
         )
         return f"is limited by the machine: all its {cores} cores are busy, mostly with {spender}"
     worker_percent = row.worker_busy_percent or 0
@@ -93,9 +93,13 @@ def limited_by(row: Row, variant: VariantResult, cores: int) -> str:
     )
 
 
-def at_work(row: Row, stage: str) -> str:
-    """What workers spend their CPU on: a stage, unless most of it is spent outside of all."""
-    busy_s = (row.worker_busy_percent or 0) / 100 * len(row.worker_shares)
+def at_work(row: Row, stage: str, cores: int) -> str:
+    """What workers spend their CPU on: a stage, unless all stages cannot account for most of it.
+
+    While a worker is busy, it has as many threads at work as its share of the cores, at the most.
+    """
+    workers = len(row.worker_shares) or 1
+    busy_s = (row.worker_busy_percent or 0) / 100 * workers * max(1, cores // workers)
     busy_s_per_1000 = 1000 * busy_s / row.requests_per_second.mean
     cpu_s = row.cpu_s_per_1000_requests[WORKERS] or 0
     return (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from harness.judge.estimation import CONFIDENCE, Estimate, Variance
-from harness.judge.verdicts import LoadFit, bounds, half_width, in_percent, load_fits
+from harness.judge.verdicts import LoadFit, bounds, half_width, in_percent, load_fits, signed
 from harness.results.file import UnusableResultsError
 from harness.results.rows import Row
 from harness.results.run import Results
@@ -180,9 +180,9 @@ def judged(
     if low > threshold_percent:
         return IMPROVED, f"faster by {percent:.0f} % {interval}"
     if low > -threshold_percent:
-        return HOLDS, f"not slower by {threshold_percent:g} % [{low:+.0f}, {high:+.0f}]"
+        return HOLDS, f"not slower by {threshold_percent:g} % [{signed(low)}, {signed(high)}]"
     longer = (
         minutes * ((resolution / threshold_percent) ** 2 - 1) if threshold_percent else math.inf
     )
     more = f"; about {longer:.0f} more minutes" if 1 <= longer < 600 else ""
-    return UNKNOWN, f"inconclusive: between {low:+.0f} and {high:+.0f} %{more}"
+    return UNKNOWN, f"inconclusive: between {signed(low)} and {signed(high)} %{more}"

@@ -190,10 +190,9 @@ def comparison(
         word = FASTER if percent > 0 else SLOWER
         return made(word, f"{word} by {abs(percent):.0f} % {bounds(low, high, percent > 0)}")
     if equivalent(estimate, MARGIN_PERCENT / 100):
-        return made(SAME, f"same within {MARGIN_PERCENT:g} % [{low:+.0f}, {high:+.0f}]")
+        return made(SAME, f"same within {MARGIN_PERCENT:g} % [{signed(low)}, {signed(high)}]")
     more = minutes_more(estimate, comparisons, minutes)
-    text = f"{UNDECIDED}: between {low:+.0f} and {high:+.0f} %{more}"
-    return made(UNDECIDED, text)
+    return made(UNDECIDED, f"{UNDECIDED}: between {signed(low)} and {signed(high)} %{more}")
 
 
 def minutes_more(estimate: Estimate, comparisons: int, minutes: float) -> str:
@@ -222,6 +221,11 @@ def in_percent(log_ratio: float) -> float:
 def half_width(low: float, high: float) -> float:
     """Half the width of an interval of log ratios around its centre, in percent."""
     return 100 * (math.exp((high - low) / 2) - 1)
+
+
+def signed(percent: float) -> str:
+    """A change in whole percent with its sign; none is -0."""
+    return f"{round(percent):+d}"
 
 
 def bounds(low: float, high: float, faster: bool) -> str:

@@ -192,8 +192,8 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")  # from the model alone to what is served there may be a factor of 100
     left = min(rates) / 3
-    axes.set_xlim(left, max(rates) * (max(rates) / left) ** 0.8)  # room for the labels
-    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_xlim(left, max(rates) * (max(rates) / left) ** 0.7)  # room for the labels
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"{unit}/s (logarithmic)")
 
 
