@@ -30,6 +30,7 @@ CLIENT_CEILING_S = 0.5
 OPEN_LOOP_CEILING_AT = 64  # concurrency
 WARM_S = 0.3  # of load at every concurrency after a launch
 WINDOW_REQUESTS = 6  # per connection, at the least
+WINDOW_ARRIVALS = 200  # of an open loop: fewer are too far from their rate by chance
 WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they arrive
 LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests it holds
 NO_OP = "no-op server"
@@ -325,10 +326,15 @@ class Campaign:
     def window_s(self, spec: ServerSpec, offered: OfferedLoad) -> float:
         """How long a window has to be for several requests per connection, within bounds."""
         least_s, rate = self.plan.job.duration_s, self.rates.get((spec.name, offered))
-        if not rate or not offered.concurrency:
+        if offered.rate:
+            requests, rate = WINDOW_ARRIVALS, offered.rate
+        elif self.plan.job.carries_output:
+            requests = WINDOW_STREAMS
+        else:
+            requests = WINDOW_REQUESTS * offered.concurrency
+        if not rate:
             return least_s
-        streams = self.plan.job.carries_output
-        wanted_s = (WINDOW_STREAMS if streams else WINDOW_REQUESTS * offered.concurrency) / rate
+        wanted_s = requests / rate
         return min(max(least_s, wanted_s), LONGEST_WINDOW * least_s)
 
     @contextlib.contextmanager

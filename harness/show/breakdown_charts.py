@@ -221,6 +221,7 @@ def draw_batches(axes: Axes, row: Row) -> None:
     percents = {size: 100 * size * count / requests for size, count in row.batch_sizes.items()}
     axes.bar(percents.keys(), percents.values(), 0.8, color=seaborn.color_palette("crest", 1))
     axes.set_xlim(0.4, max(8, *percents) + 0.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("batch size (requests)")
     axes.set_ylabel("percent of the requests")
 
