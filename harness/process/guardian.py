@@ -7,13 +7,12 @@ groups from a pipe; when the pipe closes, because the run has ended however it d
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-
-from harness.process.groups import end_group
 
 
 @cache
@@ -48,7 +47,8 @@ def main() -> None:
         change = groups.add if line.startswith("+") else groups.discard
         change(int(line[1:]))
     for group in groups:
-        end_group(group)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 if __name__ == "__main__":
