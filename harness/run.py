@@ -30,6 +30,7 @@ from harness.suite import Suite
 
 FILE_NAME = "benchmark_results.json"
 CONTROL = "A/A control"
+ONE_EPOCH = "one epoch: the intervals are wide, and do not contain what launches differ by"
 LEAST_EPOCHS = 3  # before a precision that was asked for can count as reached
 EPOCH_MINUTES = 3.0  # where the number of epochs is not given but follows from the precision
 WARMUP_S = 0.12  # after a thaw
@@ -137,7 +138,7 @@ class Run:
             package=self.suite.package,
             unit=self.suite.unit,
             request=self.suite.request,
-            notes=list(self.suite.notes),
+            notes=[*self.suite.notes, *([ONE_EPOCH] if self.plan.epochs == 1 else [])],
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
             complete=self.complete,

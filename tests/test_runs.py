@@ -91,6 +91,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(
     results, log = measured(tmp_path, NAMES)
     steady, dying, stillborn = (results.variants[name] for name in NAMES)
     assert results.complete
+    assert results.notes == [running.ONE_EPOCH]
     assert steady.error is None
     assert [row.requests["ok"] > 10 for row in steady.rows] == [True, True]
     assert "no model for cpu" in stillborn.error
