@@ -103,6 +103,7 @@ class Running:
         server: launched here, or the one of --url.
         exit: ends it.
         tree: its processes; None if they are not on this machine.
+        launched: here, so that it may be frozen.
         frozen_cpu_s: what it had used when it was last frozen; None while it runs.
     """
 
@@ -228,17 +229,16 @@ class Campaign:
     def launched(self, spec: ServerSpec) -> Running:
         """A server, up; what it says of itself is kept."""
         record = self.measured.records.setdefault(spec.name, Record(spec.variant))
-        if self.plan.attached:
-            server, exit_ = self.plan.attached, ExitStack()
-        else:
-            exit_ = ExitStack()
-            server = exit_.enter_context(running_server(spec.module, *spec.flags))
-            record.startups_s.append(server.startup_s)
-        record.server, stats = server.info, server.stats()
-        if stats:
-            record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
-        tree = ProcessTree(server.pid, stats) if server.pid else None
-        return Running(server, exit_, tree, not self.plan.attached)
+        with ExitStack() as exit_:
+            server = self.plan.attached
+            if server is None:
+                server = exit_.enter_context(running_server(spec.module, *spec.flags))
+                record.startups_s.append(server.startup_s)
+            record.server, stats = server.info, server.stats()
+            if stats:
+                record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
+            tree = ProcessTree(server.pid, stats) if server.pid else None
+            return Running(server, exit_.pop_all(), tree, launched=self.plan.attached is None)
 
     def warm(self, spec: ServerSpec, running: Running) -> None:
         """Load a new server once at every load, note how fast it is, and freeze it."""
@@ -260,11 +260,10 @@ class Campaign:
         for shape in sorted(shape for shape in shapes if shape):
             flags = *self.plan.no_op_flags, *shape.flags
             try:
-                exit_ = ExitStack()
-                server = exit_.enter_context(running_server(MODULE, *flags))
-                no_ops[shape] = Running(
-                    server, exit_, ProcessTree(server.pid, server.stats()), True
-                )
+                with ExitStack() as exit_:
+                    server = exit_.enter_context(running_server(MODULE, *flags))
+                    tree = ProcessTree(server.pid, server.stats())
+                    no_ops[shape] = Running(server, exit_.pop_all(), tree, launched=True)
                 no_ops[shape].freeze()
             except ServerFailedError as error:  # rows without its ceiling say so
                 self.report_failure(NO_OP, str(error))
