@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness.judge.run import judged
+from harness.judge.judgement import judged
 from harness.judge.verdicts import LoadFit, load_fits, widest_percent
 from harness.load.job import Job
-from harness.load.run import load_process
+from harness.load.runner import load_process
 from harness.measure.epochs import Campaign, Measured, Plan, ServerSpec
 from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
@@ -24,7 +24,7 @@ from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
 from harness.results.no_op import no_op_server
-from harness.results.run import Results, VariantResult, WindowRecord
+from harness.results.schema import Results, VariantResult, WindowRecord
 from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of
 from harness.suite import Suite
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from harness.measure.window import Record, Window
 from harness.results.file import read
-from harness.results.run import Results
+from harness.results.schema import Results
 from harness.show.presentation import Presentation
 
 

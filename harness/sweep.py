@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.cli import FAILED, benchmark, listed
 from harness.judge.bottlenecks import limit
-from harness.results.run import Results, Verdict
+from harness.results.schema import Results, Verdict
 from harness.run import FILE_NAME
 from harness.show.charts import saved
 from harness.show.columns import number

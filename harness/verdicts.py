@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.judge.run import judged
+from harness.judge.judgement import judged
 from harness.results.file import UnusableResultsError
 from harness.show.console import make_console, print_verdicts
 from harness.suite import read_results

@@ -8,7 +8,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from harness.results.rows import Row
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 from harness.show.panels import (
     LIMIT,
     Point,

@@ -17,7 +17,7 @@ from harness.measure.window import Record, Window, known, mean
 from harness.process.cores import usable_cores
 from harness.process.launch import model_info
 from harness.process.module_process import ModuleProcess
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, number, rate_text, share
 from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from harness.results.run import Results
+from harness.results.schema import Results
 from harness.show.panels import legend_below, page, styles
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from harness.measure.window import Record, Window, known, mean
 from harness.process.module_process import ModuleProcess
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, number, rate_text
 from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant

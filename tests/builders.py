@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.judge.run import judged
+from harness.judge.judgement import judged
 from harness.load.job import CONNECTION_ERROR, OK, LoadResult
 from harness.measure.utilisation import Usage
 from harness.measure.window import HttpWork, OfferedLoad, Window, WorkerWork
 from harness.results.rows import Rate, Row
-from harness.results.run import (
+from harness.results.schema import (
     Comparison,
     NoOpServer,
     Results,

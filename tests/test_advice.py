@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from harness.judge.advice import advice
 from harness.judge.estimation import Estimate
-from harness.results.run import Verdict
+from harness.results.schema import Verdict
 from tests.builders import verdict
 
 

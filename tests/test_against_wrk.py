@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from harness.load.job import Job
-from harness.load.run import load_process
+from harness.load.runner import load_process
 from harness.process.launch import running_server
 from mnist_model_benchmarking.digits import sample_files
 from mnist_model_benchmarking.suite import request_body

@@ -10,7 +10,7 @@ from harness.measure.window import OfferedLoad, Record
 from harness.results.breakdown import breakdown_ms
 from harness.results.no_op import lone_cost
 from harness.results.no_op import no_op_server as no_op_result
-from harness.results.run import Results, WindowRecord
+from harness.results.schema import Results, WindowRecord
 from tests.builders import (
     BREAKDOWN,
     explained_row,

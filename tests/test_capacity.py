@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 from harness.load.job import CONNECTION_ERROR, OK, TIMEOUT, Job, LoadResult
-from harness.load.run import run_job
+from harness.load.runner import run_job
 from harness.measure.capacity import TIME_LIMIT_S, Capacity, capacity, searched, window_s
 from harness.process.launch import ServerFailedError
 from tests.scripted import OK_REPLY, scripted_server

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.measure.capacity import Capacity, CapacityWindow
-from harness.results.run import Results
+from harness.results.schema import Results
 from harness.show import charts
 from harness.show.breakdown_charts import breakdown_figures
 from harness.show.panels import GIB, styles

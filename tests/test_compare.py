@@ -9,7 +9,7 @@ import pytest
 
 from harness.judge.comparison import more_fail
 from harness.results.file import save
-from harness.results.run import SCHEMA_VERSION
+from harness.results.schema import SCHEMA_VERSION
 from tests.builders import MACHINE, failed_variant, judged_results, load_result, row
 
 

@@ -18,7 +18,7 @@ from harness.load.closed_loop import ClosedLoopWindow, State
 from harness.load.echo_server import echo_server
 from harness.load.job import Job, LoadResult
 from harness.load.loop import DRAIN_S, DRAIN_STEP_S, WATCH_S, shuffled_cycle
-from harness.load.run import load_process, run_job
+from harness.load.runner import load_process, run_job
 from harness.process.module_process import ProcessDiedError
 from tests.scripted import OK_REPLY, STREAM_HEAD, chunk, following, replies, scripted_server
 from tests.virtual_time import START_S, VirtualLoop

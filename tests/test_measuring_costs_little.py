@@ -20,7 +20,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from harness.load.job import OK, Job
-from harness.load.run import load_process
+from harness.load.runner import load_process
 from harness.process.launch import running_server
 from mnist_model_benchmarking.digits import sample_files
 from mnist_model_benchmarking.suite import request_body

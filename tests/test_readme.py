@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness.judge.comparison import compared_rows
 from harness.readme import filled
-from harness.results.run import Best, Comparison, Results, Verdict, WindowRecord
+from harness.results.schema import Best, Comparison, Results, Verdict, WindowRecord
 from harness.show.columns import MATRIX_LEGEND, matrix, rate_text
 from harness.show.console import (
     LOG_WIDTH,

@@ -10,7 +10,7 @@ from harness.load.job import LoadResult
 from harness.measure.window import OfferedLoad
 from harness.results.file import UnusableResultsError, save
 from harness.results.rows import Rate
-from harness.results.run import SCHEMA_VERSION
+from harness.results.schema import SCHEMA_VERSION
 from harness.results.summary import record_of, row_of
 from harness.suite import read_results
 from tests.builders import NO_USAGE, USAGE, http, load_result, rate, results, row, window, worker

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from harness.load.job import Job
-from harness.load.run import load_process
+from harness.load.runner import load_process
 from harness.measure.epochs import Running
 from harness.measure.utilisation import ProcessTree
 from harness.process.launch import running_server

@@ -9,7 +9,7 @@ import pytest
 from harness import sweep as sweeping
 from harness.cli import parsed
 from harness.results.file import save
-from harness.results.run import Comparison, Results, Verdict
+from harness.results.schema import Comparison, Results, Verdict
 from harness.run import FILE_NAME
 from harness.show.panels import Point
 from harness.sweep import gain_points, gains, sweep, sweep_figure, sweep_table

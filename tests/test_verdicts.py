@@ -7,7 +7,7 @@ import numpy
 import pytest
 
 from harness.judge.estimation import Estimate
-from harness.judge.run import judged
+from harness.judge.judgement import judged
 from harness.judge.verdicts import load_fits, minutes_more, verdicts, widest_percent
 from harness.results.file import save
 from harness.suite import read_results

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from harness import run as running
-from harness.results.run import Results
+from harness.results.schema import Results
 from tests.numbers.suite import suite
 from tests.test_runs import _in_the_projects_root, options  # noqa: F401 - the fixture
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from harness.judge.estimation import Estimate, equivalent
 from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED
-from harness.results.run import Comparison, Verdict
+from harness.results.schema import Comparison, Verdict
 
 LONE, LIGHT, ONLY = "lone requests", "the lightest load", "the only load"
 MANY, BALANCED = "many concurrent requests", "a balance of both"

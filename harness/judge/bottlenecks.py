@@ -9,7 +9,7 @@ from harness.judge.estimation import CONFIDENCE
 from harness.measure.utilisation import ROLES, WORKERS
 from harness.results.breakdown import OUTSIDE_WORKER, UNEXPLAINED
 from harness.results.rows import Row
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 
 ROLE_NAMES = {
     "http": "its HTTP process",

@@ -15,7 +15,7 @@ from harness.judge.estimation import CONFIDENCE, Estimate, Variance
 from harness.judge.verdicts import LoadFit, bounds, half_width, in_percent, load_fits, signed
 from harness.results.file import UnusableResultsError
 from harness.results.rows import Row
-from harness.results.run import Results
+from harness.results.schema import Results
 
 # standard deviation of log rates from run to run of the same code on one shared 2-core machine
 BETWEEN_RUNS = 0.03

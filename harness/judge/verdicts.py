@@ -25,7 +25,7 @@ from harness.judge.estimation import (
     launch_variance,
 )
 from harness.results.rows import Rate
-from harness.results.run import Comparison, Verdict, WindowRecord
+from harness.results.schema import Comparison, Verdict, WindowRecord
 
 MARGIN_PERCENT = 5.0  # what differs by less is the same, for all that a user would change for it
 MOST_MINUTES = 600

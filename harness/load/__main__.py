@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms, request_counts
-from harness.load.run import run_job
+from harness.load.runner import run_job
 
 DEFAULTS = {field.name: field.default for field in fields(Job)}
 

@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request at a time.
 
     Every line between an answer and the next request is paid for by the server, which shares the
-    machine: answers are only kept here, and checked after the window (harness.load.run).
+    machine: answers are only kept here, and checked after the window (harness.load.runner).
     """
 
     def __init__(self, owner: Owner) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import httptools
 
-from harness.load.run import new_event_loop
+from harness.load.runner import new_event_loop
 from harness.process.module_process import ModuleProcess
 
 HOST = "127.0.0.1"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.results.run import SCHEMA_VERSION, Results
+from harness.results.schema import SCHEMA_VERSION, Results
 
 
 class UnusableResultsError(Exception):

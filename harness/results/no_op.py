@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from harness.measure.no_op import LONE, Shape
 from harness.measure.window import OfferedLoad, Record, Window, mean
 from harness.results.breakdown import OutsideWorker, outside_worker
-from harness.results.run import NoOpServer
+from harness.results.schema import NoOpServer
 
 
 def no_op_server(

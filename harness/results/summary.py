@@ -14,7 +14,7 @@ from harness.measure.window import OfferedLoad, Window, WorkerWork, known, mean
 from harness.results.breakdown import breakdown_ms
 from harness.results.doubts import doubts
 from harness.results.rows import Client, Rate, Row
-from harness.results.run import WindowRecord
+from harness.results.schema import WindowRecord
 
 RESOLUTION_PERCENT = 10.0  # of a row, if nothing else was asked for
 

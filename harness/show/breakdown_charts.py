@@ -18,7 +18,7 @@ from harness.results.breakdown import (
     UNEXPLAINED,
 )
 from harness.results.rows import Row
-from harness.results.run import NoOpServer, Results
+from harness.results.schema import NoOpServer, Results
 from harness.show.panels import all_rows, load_text, note, number_text, page
 from harness.show.presentation import Ceiling, Presentation
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 from harness.show.breakdown_charts import breakdown_figures, draw_ceilings
 from harness.show.panels import (
     INTERVALS,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from harness.judge.verdicts import MARGIN_PERCENT
 from harness.results.rows import Rate, Row
-from harness.results.run import Results
+from harness.results.schema import Results
 from harness.show.presentation import Column
 
 

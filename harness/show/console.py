@@ -11,7 +11,7 @@ from rich.table import Table
 from harness.judge.bottlenecks import reasons
 from harness.judge.comparison import REGRESSION, RowPair
 from harness.results.rows import Row
-from harness.results.run import Results
+from harness.results.schema import Results
 from harness.show.columns import MATRIX_LEGEND, matrix, rate_text
 from harness.show.panels import all_rows
 from harness.show.presentation import Presentation

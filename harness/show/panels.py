@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from harness.results.rows import Row
-from harness.results.run import Results
+from harness.results.schema import Results
 
 COLOUR_BLIND_SAFE = 8  # so many colours seaborn's "colorblind" has that are not grey or alike
 MARKERS = "osD^vPX<>p*hd"

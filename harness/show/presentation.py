@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from matplotlib.figure import Figure
 
 from harness.results.rows import Row
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 
 
 class Column(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.judge.bottlenecks import reasons
-from harness.results.run import Results
+from harness.results.schema import Results
 from harness.show.breakdown_charts import REQUEST_PATH, has_breakdown
 from harness.show.charts import THROUGHPUT_PATH
 from harness.show.columns import MATRIX_LEGEND, matrix

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from harness.measure.window import Record, Window
 from harness.results.rows import FINITE
-from harness.results.run import Results, VariantResult
+from harness.results.schema import Results, VariantResult
 from harness.show.columns import LOAD, number, rate_text
 from harness.show.presentation import Ceiling, Column
 from harness.suite import Suite, Variant

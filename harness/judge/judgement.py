@@ -6,7 +6,7 @@ from dataclasses import replace
 from harness.judge.advice import advice
 from harness.judge.estimation import Estimate, equivalent
 from harness.judge.verdicts import MARGIN_PERCENT, LoadFit, aa_control, load_fits, verdicts
-from harness.results.run import Best, Results
+from harness.results.schema import Best, Results
 
 
 def judged(results: Results) -> Results:

@@ -111,7 +111,7 @@ def load_process() -> Iterator[Callable[..., LoadResult]]:
     function; what that raises is raised after the job. Raises ProcessDiedError if the process ends,
     TimeoutError if it does not answer in time.
     """
-    with ModuleProcess("harness.load.run") as process:
+    with ModuleProcess("harness.load.runner") as process:
 
         def run(job: Job, once_warm: Callable[[], None] | None = None) -> LoadResult:
             failures: list[Exception] = []
