@@ -157,8 +157,8 @@ def test_the_moments_of_the_prior_are_smyths():
     moderated = drawn_together([Variance(float(value), freedom) for value in draws])
     assert moderated[0].freedom == pytest.approx(freedom + prior, rel=0.15)
     zero = draws[0] * freedom
-    found = (moderated[0].value * moderated[0].freedom - zero) / (moderated[0].freedom - freedom)
-    assert found == pytest.approx(shared, rel=0.1)
+    back = (moderated[0].value * moderated[0].freedom - zero) / (moderated[0].freedom - freedom)
+    assert back == pytest.approx(shared, rel=0.1)
     assert special.polygamma(1, prior / 2) > 0
 
 

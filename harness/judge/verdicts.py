@@ -145,14 +145,16 @@ def verdicts(
         for each in asked
         if not any(fits[each[2]].wrong.get(variant) for variant in each[:2])
     }
-    told = {each: estimate for each, estimate in estimates.items() if estimate}
-    adjusted = dict(zip(told, holm([each.p_value for each in told.values()]), strict=True))
+    comparable = {each: estimate for each, estimate in estimates.items() if estimate}
+    adjusted = dict(
+        zip(comparable, holm([each.p_value for each in comparable.values()]), strict=True)
+    )
     return [
         Verdict(
             *each,
             not_counted(fits[each[2]], each[:2])
             if each not in estimates
-            else comparison(estimates[each], adjusted.get(each), len(told), minutes),
+            else comparison(estimates[each], adjusted.get(each), len(comparable), minutes),
         )
         for each in asked
     ]

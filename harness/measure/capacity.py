@@ -123,13 +123,13 @@ def searched(
 
     def holds(rate: float) -> bool | None:
         """Whether two windows held it, or two did not; None if there is no time for one more."""
-        found: list[bool] = []
-        while found.count(True) < 2 and found.count(False) < 2:
+        outcomes: list[bool] = []
+        while outcomes.count(True) < 2 and outcomes.count(False) < 2:
             if elapsed_s() + window_s(rate, least_s) > TIME_LIMIT_S:
                 return None
             windows.append(judged(rate, measure(rate), slo_p99_ms))
-            found.append(windows[-1].held)
-        return found.count(True) == 2
+            outcomes.append(windows[-1].held)
+        return outcomes.count(True) == 2
 
     held, failed, rate = None, None, first
     while held is None or failed is None or failed / held > RESOLUTION:

@@ -393,8 +393,8 @@ class Campaign:
             running = self.launched(spec)
             try:
                 job = self.job(running.server, LONE)
-                found = capacity(job, self.run_load, self.plan.slo_p99_ms)
-                self.measured.capacities[spec.variant] = found
+                slo_p99_ms = self.plan.slo_p99_ms
+                self.measured.capacities[spec.variant] = capacity(job, self.run_load, slo_p99_ms)
             finally:
                 running.exit.close()
 
