@@ -1,12 +1,16 @@
 """Comparing two result files: verdicts per row, exit codes, and what is refused."""
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
+from harness.compare import main
 from harness.judge.comparison import more_fail
 from harness.results.file import save
 from harness.results.schema import SCHEMA_VERSION
@@ -22,8 +26,17 @@ def file(path, factor: float = 1.0, noise: float = 0.02, **changes):
 
 
 def compare(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "harness.compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    """What `python -m harness.compare` prints and ends with, without starting a process."""
+    out, err = io.StringIO(), io.StringIO()
+    command = ["harness.compare", *map(str, arguments)]
+    with (
+        patch.object(sys, "argv", command),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return subprocess.CompletedProcess(command, ended.value.code, out.getvalue(), err.getvalue())
 
 
 def test_a_file_compared_with_itself_holds(tmp_path):

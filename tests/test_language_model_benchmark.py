@@ -212,9 +212,9 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
     said = sentence(compiled)
     assert "80 % of the 100 tokens/s that memory bandwidth allows" in said
     assert "0.01 nats from the baseline's distribution" in said
-    assert "30 s to compile, break-even after 18 requests" in said
+    assert "30 s to compile and warm up, break-even after 18 requests" in said
     slower = replace(compiled, own=replace(own, break_even_requests=None))
-    assert "30 s to compile, no break-even" in sentence(slower)
+    assert "30 s to compile and warm up, no break-even" in sentence(slower)
     assert LanguageModelSuite.ceilings(compiled) == [
         ("memory bandwidth", 100),
         ("without a server", 90),
