@@ -171,7 +171,9 @@ def test_a_server_that_dies_between_its_windows_is_named_and_the_others_go_on(
 
 def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "EPOCH_MINUTES", 0.25)
-    results, _ = measured(tmp_path, ("paced", "slowed"), precision=30.0, minutes=4.0)
+    monkeypatch.setattr(running, "LEAST_EPOCHS", 2)
+    wanted = {"precision": 30.0, "minutes": 4.0, "concurrency": [1]}
+    results, _ = measured(tmp_path, ("paced", "slowed"), **wanted)
     epochs_measured = {window.epoch for window in results.windows}
     assert len(epochs_measured) == running.LEAST_EPOCHS
     assert all(v.comparison.resolution_percent <= 30 for v in results.verdicts)
