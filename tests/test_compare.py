@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -14,7 +15,10 @@ from harness.compare import main
 from harness.judge.comparison import more_fail
 from harness.results.file import save
 from harness.results.schema import SCHEMA_VERSION
+from harness.suite import read_results
 from tests.builders import MACHINE, failed_variant, judged_results, load_result, row
+
+ROOT = Path(__file__).parent.parent
 
 
 def file(path, factor: float = 1.0, noise: float = 0.02, **changes):
@@ -165,3 +169,22 @@ def test_broken_files_are_refused_with_one_sentence(tmp_path):
         assert len(done.stderr.strip().splitlines()) == 1
         assert "new.json" in done.stderr
     assert compare(old, tmp_path / "nowhere.json").returncode == 2
+
+
+def test_two_files_of_language_models_are_compared_by_their_windows(tmp_path):
+    """The published file beside a copy in which one variant has half the rate."""
+    published, *_ = sorted(ROOT.glob("llm_model_benchmarking/metrics/published/*/*.json"))
+    assert compare(published, published, "--threshold", "20").returncode == 0
+    run = read_results(published)
+    slower = [
+        replace(window, requests_per_second=window.requests_per_second / 2)
+        if window.variant == "static_kv_compile"
+        else window
+        for window in run.windows
+    ]
+    save(replace(run, windows=slower), tmp_path / "new.json")
+    done = compare(published, tmp_path / "new.json", "--threshold", "20", "--json")
+    assert done.returncode == 1
+    outcomes = {row["variant"]: row["outcome"] for row in json.loads(done.stdout)["rows"]}
+    assert outcomes["static_kv_compile"] == "regression"
+    assert outcomes["baseline"] == outcomes["quantised_8bit"] == "holds"
