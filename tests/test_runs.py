@@ -26,7 +26,7 @@ from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
 from harness.run import CONTROL, run
 from harness.suite import read_results
-from tests.numbers.suite import suite
+from tests.numbers.suite import NumbersSuite, NumbersVariant, suite
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("steady", "dying", "stillborn")
@@ -186,6 +186,22 @@ def test_what_the_workers_did_before_the_window_is_not_counted(tmp_path, monkeyp
     (row,) = results.variants["steady"].rows
     served_in_batches = sum(size * count for size, count in row.batch_sizes.items())
     assert served_in_batches < 2 * row.requests["sent"]  # with the warm-up it would be three times
+
+
+def test_what_fails_without_a_server_is_an_error_and_the_server_is_measured(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(NumbersSuite, "in_process", fail)
+    monkeypatch.setattr(NumbersSuite, "prepare", fail)
+    monkeypatch.setattr(NumbersSuite, "variant", lambda *_: NumbersVariant(prepared=False))
+    results, log = measured(tmp_path, ("steady",), concurrency=[4])
+    steady = results.variants["steady"]
+    assert results.complete
+    assert steady.error == "without a server: out of memory"
+    assert steady.in_process_per_second is None
+    assert steady.rows[0].requests["ok"] > 10
+    assert "what needs no server failed: out of memory" in log
 
 
 def test_open_loop_rows_are_offered_rates(tmp_path):

@@ -217,7 +217,7 @@ class Campaign:
             self.launch_no_ops(running, no_ops)
             if epoch == 0:
                 self.announce("what needs no server", self.elapsed_share())
-                self.plan.prepare()
+                self.prepare()
             self.measure_blocks(epoch, running, no_ops, deadline)
             self.note_memory(running)
         finally:
@@ -225,6 +225,13 @@ class Campaign:
                 each.exit.close()
         self.measured.seconds = time.monotonic() - self.began
         self.save()
+
+    def prepare(self) -> None:
+        """What the suite measures without a server; servers are measured even if that fails."""
+        try:
+            self.plan.prepare()
+        except RuntimeError as error:  # out of memory mostly; measure_in_process names the variant
+            self.report_failure("what needs no server", str(error))
 
     def launched(self, spec: ServerSpec) -> Running:
         """A server, up; what it says of itself is kept."""
@@ -365,20 +372,27 @@ class Campaign:
             record = self.measured.no_ops.setdefault(shape, Record(NO_OP))
             for load in dict.fromkeys([LONE, OfferedLoad(offered.concurrency or 1)]):
                 job = no_op_job(self.job(running.server, load), running.server.url)
-                with contextlib.suppress(ServerFailedError):
-                    record.add(load, self.window(running, job, epoch))
+                try:
+                    window = self.window(running, job, epoch)
+                except ServerFailedError as error:
+                    self.report_failure(NO_OP, str(error))
+                    continue
+                if window.load.correct_in_window:  # else it tells no ceiling
+                    record.add(load, window)
 
     def measure_in_process(self, epoch: int, running: dict[ServerSpec, Running]) -> None:
         """The same work without a server, of every variant that is up."""
         for variant in dict.fromkeys(spec.variant for spec in running if running[spec].launched):
             spec = next(spec for spec in running if spec.variant == variant)
+            record = self.measured.records[spec.name]
             try:
                 rate = self.plan.in_process(variant)
             except RuntimeError as error:  # out of memory mostly
+                record.error = record.error or f"without a server: {error}"
                 self.report_failure(f"{variant} without a server", str(error))
                 continue
             if rate is not None:
-                self.measured.records[spec.name].in_process.append((epoch, self.block, rate))
+                record.in_process.append((epoch, self.block, rate))
 
     def note_memory(self, running: dict[ServerSpec, Running]) -> None:
         """What every server's processes hold, now that all loads were served."""

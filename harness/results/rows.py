@@ -20,7 +20,8 @@ class Rate:
     """A rate over all windows.
 
     Attributes:
-        mean: geometric mean over epochs of that over an epoch's windows; 0 if any window had none.
+        mean: geometric mean over epochs of that over an epoch's windows. A window without any
+            correct answer is not in it: it ends its server, and the variant has an error.
         ci95: its 95 % interval in comparison with the run's other servers: what the machine did to
             all of them alike is not in it. None without a second block.
         resolution_percent: half-width of that interval, percent of the mean.
