@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from harness.measure.capacity import Capacity
 from harness.results.rows import FINITE, OwnRow, Row
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OwnVariant = TypeVar("OwnVariant")
 
 
