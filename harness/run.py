@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from harness.measure.epochs import Campaign, Measured, Plan, ServerSpec
 from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
+from harness.measure.room import room
 from harness.measure.window import OfferedLoad, Record, mean
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
@@ -54,10 +56,11 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
             this.plan,
             run_load,
             this.gpu,
+            room(this.gpu),
             announce,
             failure_printer(console),
             this.save,
-            this.is_precise,
+            this.unsettled,
         )
         this.measured = campaign.measured
         campaign.measure()
@@ -103,13 +106,19 @@ class Run:
         if results.variants:
             save(results, self.options.output_dir / FILE_NAME)
 
-    def is_precise(self) -> bool:
-        """Whether every verdict is known as well as was asked; on width, never on significance."""
+    def unsettled(self) -> list[OfferedLoad]:
+        """The loads to go on with: those with a verdict that is not yet known as well as was asked;
+        on width, never on significance.
+        """
         epochs = {window.epoch for window in self.windows()}
         if not self.options.precision or len(epochs) < LEAST_EPOCHS:
-            return False
+            return self.plan.loads
         widest = widest_percent(self.results().verdicts)
-        return widest is not None and widest <= self.options.precision
+        return [
+            load
+            for load in self.plan.loads
+            if widest.get(load.name, math.inf) > self.options.precision
+        ]
 
     def windows(self) -> list[WindowRecord]:
         """Every window so far, raw, in the order in which they were measured."""

@@ -1,5 +1,6 @@
 """Whole runs: epochs, blocks and windows, failures that stay visible, Ctrl-C, no wrong server."""
 
+import contextlib
 import io
 import os
 import signal
@@ -11,6 +12,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -178,6 +180,65 @@ def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, mon
     assert len(epochs_measured) == running.LEAST_EPOCHS
     assert all(v.comparison.resolution_percent <= 30 for v in results.verdicts)
     assert results.complete
+
+
+def test_a_load_whose_verdicts_are_known_as_asked_is_left_alone_while_others_go_on(monkeypatch):
+    run_ = running.Run(suite("paced", "slowed"), options(Path(), precision=5.0))
+    monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(3)])
+
+    def made(load: str, resolution: float | None) -> SimpleNamespace:
+        return SimpleNamespace(load=load, comparison=SimpleNamespace(resolution_percent=resolution))
+
+    known = [made("1", 4.0), made("1", 4.9), made("4", 3.0), made("4", 5.1)]
+    monkeypatch.setattr(run_, "results", lambda: SimpleNamespace(verdicts=known))
+    assert [load.name for load in run_.unsettled()] == ["4"]
+    known[-1] = made("4", None)
+    assert [load.name for load in run_.unsettled()] == ["4"]
+    known[-1] = made("4", 5.0)
+    assert run_.unsettled() == []
+    monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(2)])
+    assert len(run_.unsettled()) == 2  # a few epochs at least
+
+
+def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_baseline(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        running,
+        "room",
+        lambda _: SimpleNamespace(
+            has_room=lambda *_: False, noting=lambda _: contextlib.nullcontext()
+        ),
+    )
+    results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1], minutes=0.3)
+    blocks = {}
+    for window in results.windows:
+        blocks.setdefault(window.block, set()).add(window.server)
+    pairs = {frozenset(servers) for servers in blocks.values()}
+    others = ("paced", "slowed", CONTROL)
+    assert pairs == {frozenset(["steady", other]) for other in others}
+    assert [v.comparison.ci95 is not None for v in results.verdicts] == [True, True]
+    assert not any(each.error for each in results.variants.values())
+
+
+def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_path, monkeypatch):
+    launched, tries = epochs.Campaign.launched, []
+
+    def crowded(self, spec):
+        if spec.name == "slowed":
+            tries.append(spec.name)
+            if len(tries) < 3:
+                raise ServerFailedError("CUDA out of memory")
+        return launched(self, spec)
+
+    monkeypatch.setattr(epochs.Campaign, "launched", crowded)
+    monkeypatch.setattr("random.Random.sample", lambda _, items, count: list(items)[:count])
+    names = ("steady", "paced", "slowed")
+    results, _ = measured(tmp_path, names, concurrency=[1], minutes=0.2)
+    assert "CUDA out of memory" in results.variants["slowed"].error  # with the baseline alone, too
+    assert len(tries) == 2
+    assert results.variants["slowed"].rows == []
+    assert results.variants["paced"].rows[0].requests["ok"] > 5
 
 
 def test_what_the_workers_did_before_the_window_is_not_counted(tmp_path, monkeypatch):

@@ -235,7 +235,11 @@ def bounds(low: float, high: float, faster: bool) -> str:
     return f"[{low:.0f}, {high:.0f}]" if faster else f"[{-high:.0f}, {-low:.0f}]"
 
 
-def widest_percent(made: Sequence[Verdict]) -> float | None:
-    """The resolution of the verdict that is known worst; None where one has no interval."""
-    widths = [verdict.comparison.resolution_percent for verdict in made]
-    return None if not widths or None in widths else max(widths)
+def widest_percent(made: Sequence[Verdict]) -> dict[str, float]:
+    """By load, the resolution of the verdict that is known worst; infinite without an interval."""
+    widest: dict[str, float] = {}
+    for verdict in made:
+        resolution = verdict.comparison.resolution_percent
+        known = math.inf if resolution is None else resolution
+        widest[verdict.load] = max(known, widest.get(verdict.load, 0.0))
+    return widest

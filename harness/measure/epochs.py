@@ -3,8 +3,9 @@
 An epoch launches all servers, the baseline twice (A/A control), warms each at every load, and
 freezes them (SIGSTOP). A block draws a load; every server is thawed in turn, measured for one short
 window, and frozen again, in an order that balances who follows whom. Drift, noise and the luck of a
-launch so fall on all alike. The no-op servers, and the same work without a server, join the blocks
-of the highest load: a ceiling and what stands under it come from the same minutes.
+launch so fall on all alike. The no-op servers, and the same work without a server, join some blocks
+of the highest load: a ceiling and what stands under it come from the same minutes. Where memory
+does not hold all servers, fewer are up at a time, each time with a baseline beside them.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from harness.measure.capacity import Capacity, capacity
 from harness.measure.gpu import GpuReader
 from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
+from harness.measure.room import Room, lacked_memory
 from harness.measure.utilisation import Meter, ProcessTree, usage_between
 from harness.measure.window import OfferedLoad, Record, Window, work_between
 from harness.process.launch import Server, ServerFailedError, running_server
@@ -35,6 +37,7 @@ WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they a
 LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests it holds
 NO_OP = "no-op server"
 LEAST_BLOCKS = 2  # of every load in an epoch: a single one carries no interval
+CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
 
@@ -66,7 +69,7 @@ class Plan:
         path: where they are POSTed.
         sample_answer: for the echo server.
         loads: the offered loads, in order.
-        epochs: how often every server is launched; the most of it where `precise` decides.
+        epochs: how often every server is launched; the most of it where `unsettled` decides.
         seconds: for all epochs, launches included.
         seed: of the order of loads and servers.
         slo_p99_ms: the SLO under which capacity is searched; None not to search.
@@ -150,26 +153,36 @@ class Measured:
 
 
 class Campaign:
-    """Measuring in progress."""
+    """Measuring in progress.
+
+    Args:
+        room: whether memory has room for one more server.
+        announce: called with the step that begins, and the share of the time that has passed.
+        report_failure: called with the name of what failed, and why.
+        save: called after every block.
+        unsettled: the loads to measure in the next epoch; none to stop.
+    """
 
     def __init__(
         self,
         plan: Plan,
         run_load: RunLoad,
         gpu: GpuReader | None,
+        room: Room,
         announce: Callable[[str, float], None],
         report_failure: Callable[[str, str], None],
         save: Callable[[], None],
-        precise: Callable[[], bool],
+        unsettled: Callable[[], list[OfferedLoad]],
     ) -> None:
-        self.plan, self.run_load = plan, run_load
+        self.plan, self.run_load, self.room = plan, run_load, room
         self.meter = Meter(gpu)
         self.announce, self.report_failure = announce, report_failure
-        self.save, self.precise = save, precise
+        self.save, self.unsettled = save, unsettled
         self.random = random.Random(plan.seed)
         self.measured = Measured()
         self.rates: dict[tuple[str, OfferedLoad], float] = {}  # requests/s, for a window's length
         self.block = 0
+        self.prepared = False
 
     def measure(self) -> None:
         """All epochs, then the searches; everything is saved after every block."""
@@ -177,9 +190,10 @@ class Campaign:
         self.measure_client()
         self.began = time.monotonic()
         for epoch in range(self.plan.epochs):
-            self.measure_epoch(epoch)
-            if self.precise():
+            loads = self.unsettled()
+            if not loads:
                 break
+            self.measure_epoch(epoch, loads)
         for spec in self.plan.searched():
             self.announce(f"capacity of {spec.variant}", self.elapsed_share())
             self.search_capacity(spec)
@@ -202,32 +216,74 @@ class Campaign:
                 load = self.run_load(job)
                 self.measured.client_ceilings[offered] = len(load.ended) / load.window_s
 
-    def measure_epoch(self, epoch: int) -> None:
-        """Launch all servers, measure blocks until this epoch's time is up, end all servers."""
+    def measure_epoch(self, epoch: int, loads: list[OfferedLoad]) -> None:
+        """Measure all servers until this epoch's time is up: together, if memory holds them all,
+        else as many at a time as it holds, the baseline beside each lot.
+        """
         deadline = self.began + self.plan.seconds * (epoch + 1) / self.plan.epochs
+        baseline = self.plan.servers[0]
+        waiting = self.random.sample(self.plan.servers, len(self.plan.servers))
+        while waiting:
+            left = self.measure_together(epoch, loads, waiting, deadline)
+            waiting = [baseline, *(spec for spec in left if spec != baseline)] if left else []
+        self.measured.seconds = time.monotonic() - self.began
+        self.save()
+
+    def measure_together(
+        self, epoch: int, loads: list[OfferedLoad], waiting: list[ServerSpec], deadline: float
+    ) -> list[ServerSpec]:
+        """Launch as many servers as memory holds, measure and end them; returns the others."""
         running: dict[ServerSpec, Running] = {}
         no_ops: dict[Shape, Running] = {}
         try:
-            for spec in self.random.sample(self.plan.servers, len(self.plan.servers)):
-                self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
-                with self.failures_of(spec):
-                    running[spec] = self.launched(spec)
-                    with self.ended_if_failing(spec, running):
-                        self.warm(spec, running[spec])
+            left = self.launch(epoch, loads, waiting, running)
             self.launch_no_ops(running, no_ops)
-            if epoch == 0:
-                self.announce("what needs no server", self.elapsed_share())
+            if not self.prepared:
                 self.prepare()
-            self.measure_blocks(epoch, running, no_ops, deadline)
+            now, share = time.monotonic(), len(running) / max(1, len(running) + len(left))
+            self.measure_blocks(epoch, loads, running, no_ops, now + share * (deadline - now))
             self.note_memory(running)
         finally:
             for each in [*running.values(), *no_ops.values()]:
                 each.exit.close()
-        self.measured.seconds = time.monotonic() - self.began
-        self.save()
+        return left
+
+    def launch(
+        self,
+        epoch: int,
+        loads: list[OfferedLoad],
+        waiting: list[ServerSpec],
+        running: dict[ServerSpec, Running],
+    ) -> list[ServerSpec]:
+        """Launch and warm servers into `running`; returns those that memory has no room for.
+
+        Room is kept for the baseline, which every other server is compared with. What fails for
+        want of memory is tried again later, unless it had only the baseline beside it.
+        """
+        left, baseline = [], self.plan.servers[0]
+        for spec in waiting:
+            crowded = any(other != baseline for other in running)
+            kept = () if baseline in running else (baseline.name,)
+            if crowded and spec != baseline and not self.room.has_room(spec.name, *kept):
+                left.append(spec)
+                continue
+            self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
+            with self.failures_of(spec):
+                try:
+                    with self.room.noting(spec.name):
+                        running[spec] = self.launched(spec)
+                        with self.ended_if_failing(spec, running):
+                            self.warm(spec, running[spec], loads)
+                except ServerFailedError as error:
+                    if not (crowded and lacked_memory(str(error))):
+                        raise
+                    left.append(spec)
+        return left
 
     def prepare(self) -> None:
         """What the suite measures without a server; servers are measured even if that fails."""
+        self.announce("what needs no server", self.elapsed_share())
+        self.prepared = True
         try:
             self.plan.prepare()
         except RuntimeError as error:  # out of memory mostly; measure_in_process names the variant
@@ -247,9 +303,9 @@ class Campaign:
             tree = ProcessTree(server.pid, stats) if server.pid else None
             return Running(server, exit_.pop_all(), tree, launched=self.plan.attached is None)
 
-    def warm(self, spec: ServerSpec, running: Running) -> None:
+    def warm(self, spec: ServerSpec, running: Running, loads: list[OfferedLoad]) -> None:
         """Load a new server once at every load, note how fast it is, and freeze it."""
-        for offered in self.plan.loads:
+        for offered in loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
             load = self.run_load(job)
             if not load.correct_in_window and not load.outputs_in_window:
@@ -278,38 +334,38 @@ class Campaign:
     def measure_blocks(
         self,
         epoch: int,
+        loads: list[OfferedLoad],
         running: dict[ServerSpec, Running],
         no_ops: dict[Shape, Running],
         deadline: float,
     ) -> None:
         """Blocks until the deadline, and of every load LEAST_BLOCKS at least."""
-        loads = self.plan.loads
-        cycles = itertools.count()
         orders = {load: balanced_orders(list(running), self.random) for load in loads}
-        while running and (next(cycles) < LEAST_BLOCKS or time.monotonic() < deadline):
+        for cycle in itertools.count():
+            if not running or (cycle >= LEAST_BLOCKS and time.monotonic() >= deadline):
+                break
             for offered in self.random.sample(loads, len(loads)):
-                self.measure_block(epoch, running, no_ops, offered, next(orders[offered]))
+                self.measure_block(epoch, running, offered, next(orders[offered]))
+                if offered == self.plan.loads[-1] and cycle % CEILINGS_EVERY == 0:
+                    self.measure_no_ops(epoch, no_ops, offered)
+                    self.measure_in_process(epoch, running)
+                self.block += 1
+                self.measured.seconds = time.monotonic() - self.began
+                self.save()
 
     def measure_block(
         self,
         epoch: int,
         running: dict[ServerSpec, Running],
-        no_ops: dict[Shape, Running],
         offered: OfferedLoad,
         order: list[ServerSpec],
     ) -> None:
-        """A window of every server, and of the highest load the ceilings."""
+        """A window of every server."""
         share = self.elapsed_share()
         self.announce(f"epoch {epoch + 1}, block {self.block + 1}: {offered.name}", share)
         for spec in order:
             if spec in running:
                 self.measure_server(epoch, spec, offered, running)
-        if offered == self.plan.loads[-1]:
-            self.measure_no_ops(epoch, no_ops, offered)
-            self.measure_in_process(epoch, running)
-        self.block += 1
-        self.measured.seconds = time.monotonic() - self.began
-        self.save()
 
     def measure_server(
         self,

@@ -55,7 +55,7 @@ def row_of(
         output_per_second=times(rate, output_per_request),
         latency_ms=latencies,
         requests=request_counts(*loads),
-        http_statuses=sum((Counter(load.statuses) for load in loads), Counter()),
+        http_statuses=http_statuses(loads),
         cpu_percent=cpu_percent(loads, usages),
         server_memory_bytes=memory_bytes,
         gpu_percent=mean(known(usage.gpu_percent for usage in usages)),
@@ -75,6 +75,12 @@ def row_of(
             offered, windows, of_client, achieved, rate.resolution_percent, asked_percent
         ),
     )
+
+
+def http_statuses(loads: list[LoadResult]) -> dict[str, int]:
+    """How often each HTTP error status came."""
+    counts = sum((Counter(load.statuses) for load in loads), Counter())
+    return {str(status): count for status, count in sorted(counts.items())}
 
 
 def times(rate: Rate, factor: float) -> Rate:
