@@ -158,7 +158,7 @@ def test_cpu_that_the_hypervisor_took_is_told():
 def test_a_suspended_machine_is_told():
     asleep = row(usage=replace(USAGE, suspended_s=3.0)).warnings
     assert any(
-        "suspended, or its clock set, for 3.0 s in 1 of its windows" in each for each in asleep
+        "suspended, or its clock set, for 9.0 s in 3 of its windows" in each for each in asleep
     )
     assert row(usage=replace(USAGE, suspended_s=0.01)).warnings == []
 
