@@ -265,12 +265,15 @@ def test_what_fails_without_a_server_is_an_error_and_the_server_is_measured(tmp_
     assert "what needs no server failed: out of memory" in log
 
 
-def test_open_loop_rows_are_offered_rates(tmp_path):
-    results, _ = measured(tmp_path, ("steady",), rate=[50.0])
-    (row,) = results.variants["steady"].rows
+def test_open_loop_rows_are_offered_rates_and_what_is_turned_away_is_told(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), rate=[50.0, 3000.0])
+    row, overload = results.variants["steady"].rows
     assert (row.offered_rate, row.concurrency, row.load.name) == (50.0, None, "50/s")
     assert row.requests_per_second.mean == pytest.approx(50, rel=0.6)
     assert row.client.mean_send_delay_ms is not None
+    assert overload.requests["ok"] > 0
+    assert overload.http_statuses["503"] == overload.requests["http_error"] > 0
+    assert any("failed requests" in warning for warning in overload.warnings)
 
 
 def test_a_server_that_already_runs_is_measured_and_left_running(tmp_path):

@@ -93,8 +93,9 @@ def record_of(
     server: str, variant: str, load: str, window: Window, names: Mapping[str, str]
 ) -> WindowRecord:
     """One window, raw."""
-    result, latency = window.load, latency_ms(window.load.correct_latency_s)["mean"]
-    cpu_s = window.usage.role_cpu_s
+    result, cpu_s = window.load, window.usage.role_cpu_s
+    latency_s = mean(result.correct_latency_s)
+    latency = None if latency_s is None else 1000 * latency_s
     return WindowRecord(
         server=server,
         variant=variant,
