@@ -492,7 +492,7 @@ class Campaign:
                 mark()
             finally:
                 running.freeze()
-        (before, first), (after, last) = marks[0], marks[-1]
+        (before, first), (after, last) = marks[-2:]  # of the job's last attempt
         workers, http = work_between(before, after)
         usage = usage_between(first, last, gpu)
         return Window(load, usage, workers, http, epoch=epoch, block=self.block)
