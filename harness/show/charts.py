@@ -113,7 +113,7 @@ def capacity_figure(results: Results) -> Figure:
     late.set_xlabel("offered rate (requests/s)\n(filled: holds for certain; hollow: does not)")
     late.set_ylabel(f"percent of answers later than {slo_ms:g} ms, or not correct")
     carried.set_yticks(range(len(capacities)), capacities)
-    carried.invert_yaxis()
+    carried.set_ylim(len(capacities) - 0.5, -0.5)  # the first one on top
     carried.set_xlim(left=0)
     carried.set_xlabel(f"capacity (requests/s; {INTERVALS}, if there is a second epoch)")
     for axes in (late, carried):

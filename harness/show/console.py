@@ -84,7 +84,7 @@ def rows_table(results: Results, presentation: type[Presentation]) -> Table:
 def capacities(results: Results) -> list[str]:
     """What each variant carries under the SLO, if that was asked."""
     return [
-        f"{name}: capacity at p99 {variant.capacity.slo_p99_ms:g} ms "
+        f"{name}: capacity at p99 {variant.capacity.slo_p99_ms:g} ms: "
         f"{capacity_text(variant.capacity)}"
         for name, variant in results.variants.items()
         if variant.capacity
