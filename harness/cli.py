@@ -178,7 +178,7 @@ def what_options(
     add(
         "--slo-p99-ms",
         "also search each variant's capacity: the offered rate at which 99 %% of "
-        "answers come within MS",
+        "answers come within MS; takes as long again as --minutes",
         type=positive,
         metavar="MS",
     )

@@ -26,7 +26,7 @@ from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
 from harness.results.no_op import no_op_server
-from harness.results.schema import Results, VariantResult, WindowRecord
+from harness.results.schema import Capacity, Results, VariantResult, WindowRecord
 from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of
 from harness.suite import Suite
 
@@ -89,7 +89,10 @@ class Run:
         kind = "offered rate" if options.rate else "concurrency"
         loads = ", ".join(load.name for load in plan.loads)
         gpus = ", ".join(self.machine["gpus"]) or "no GPU"
-        minutes = f"{plan.seconds / 60:g} min"
+        seconds = plan.seconds + plan.capacity_seconds
+        minutes = f"{seconds / 60:g} min"
+        if plan.slo_p99_ms:
+            minutes += f", half of it for capacities at p99 {plan.slo_p99_ms:g} ms"
         how_long = f"{minutes}, {plan.epochs} epoch(s)"
         if options.precision:
             how_long = f"until every verdict is known to {options.precision:g} %, at most {minutes}"
@@ -158,6 +161,7 @@ class Run:
             variants={name: self.variant(name, fits) for name in names},
             verdicts=[],
             windows=windows,
+            capacity_windows=list(self.measured.capacity_windows),
         )
         return judged(results)
 
@@ -179,7 +183,7 @@ class Run:
             error=next((record.error for record in records if record.error), None),
             in_process_per_second=in_process and per_request * in_process,
             no_op_server=no_op_server(self.measured.no_ops, shape_of(server), OfferedLoad(most)),
-            capacity=self.measured.capacities.get(name),
+            capacity=self.unknown_capacity(records),
             own=self.suite.variant(name, by_variant),
             rows=[
                 row_of(
@@ -197,6 +201,12 @@ class Run:
                 and (windows := [each for record in records for each in record.at(load.name)])
             ],
         )
+
+    def unknown_capacity(self, records: list[Record]) -> Capacity | None:
+        """What is known before its windows are judged; None if nobody asked, or it never ran."""
+        slo_p99_ms = self.plan.slo_p99_ms
+        asked = slo_p99_ms and any(record.windows for record in records)
+        return Capacity(slo_p99_ms, None, None, None) if asked else None
 
     def records_of(self, name: str) -> list[Record]:
         """The records of a variant's servers; the A/A control counts for the baseline."""
@@ -234,6 +244,7 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
         seconds=60 * options.minutes,
         seed=options.seed,
         slo_p99_ms=options.slo_p99_ms,
+        capacity_seconds=60 * options.minutes if options.slo_p99_ms else 0.0,
         no_op_flags=common + answers,
         prepare=lambda: suite.prepare([name for name, _ in suite.variants if name in asked]),
         in_process=suite.in_process,

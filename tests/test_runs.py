@@ -20,13 +20,14 @@ import requests
 from rich.console import Console
 
 from harness import run as running
+from harness.judge.judgement import judged
 from harness.load.connection import wire_format
-from harness.measure import epochs
-from harness.measure.capacity import Capacity, judged
+from harness.measure import capacity, epochs
 from harness.measure.utilisation import ProcessTree
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
 from harness.run import CONTROL, run
+from harness.show.console import capacities
 from harness.suite import read_results
 from tests.numbers.suite import NumbersSuite, NumbersVariant, suite
 
@@ -370,22 +371,52 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     assert not kept.complete
 
 
-def test_capacity_is_searched_once_per_variant_on_a_server_of_its_own(tmp_path, monkeypatch):
-    searched = []
+def test_every_epoch_ends_with_capacity_blocks_of_all_servers_each_at_its_own_rate(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(capacity, "SLOS", 5)  # short windows: how well they know is not asked here
+    wanted = {"concurrency": [4], "slo_p99_ms": 90.0, "epochs": 2, "minutes": 0.2}
+    results, log = measured(tmp_path, ("paced", "slowed"), **wanted)
+    assert "0.4 min, half of it for capacities at p99 90 ms, 2 epoch(s)" in log
+    blocks: dict[tuple[int, int], list] = {}
+    for window in results.capacity_windows:
+        blocks.setdefault((window.epoch, window.block), []).append(window)
+    servers = {tuple(sorted(each.server for each in block)) for block in blocks.values()}
+    assert servers == {("A/A control", "paced", "slowed")}
+    assert {epoch for epoch, _ in blocks} == {0, 1}
+    assert len({each.offered_rate for block in blocks.values() for each in block}) > 5
+    for epoch in (0, 1):
+        ordinary = {window.block for window in results.windows if window.epoch == epoch}
+        assert max(ordinary) < min(block for of, block in blocks if of == epoch)
+    assert any(each.late == 0 < each.requests["ok"] for each in results.capacity_windows)
+    assert any(each.late > 0 for each in results.capacity_windows)
+    assert results.variants["paced"].error is None
+    assert results.variants["paced"].capacity.requests_per_second.mean < 50  # 20 ms each
+    assert judged(read_results(tmp_path / "benchmark_results.json")) == results
 
-    def one_window(job, run_load, slo_p99_ms):
-        searched.append(job.url)
-        load = run_load(replace(job, rate=40.0, duration_s=0.5))
-        return Capacity(slo_p99_ms, 40.0, 42.0, [judged(40.0, load, slo_p99_ms)])
 
-    monkeypatch.setattr(epochs, "capacity", one_window)
-    names = ("steady", "stillborn")
-    measured(tmp_path, names, concurrency=[1], slo_p99_ms=400.0)
-    steady, stillborn = read_results(tmp_path / "benchmark_results.json").variants.values()
-    assert len(searched) == 1
-    assert steady.capacity.text == "at least 40 requests/s, below 42"
-    assert steady.capacity.windows[0].requests["ok"] > 5
-    assert (steady.error, stillborn.capacity) == (None, None)
+def test_windows_that_do_not_fit_into_the_time_are_not_begun_and_the_capacity_is_unknown(tmp_path):
+    results, _ = measured(tmp_path, ("paced",), concurrency=[4], slo_p99_ms=3000.0)
+    assert results.complete
+    assert results.capacity_windows == []
+    assert results.variants["paced"].rows
+    assert capacities(results) == [
+        "paced: capacity at p99 3000 ms: not known in the time there was"
+    ]
+
+
+def test_a_server_that_answers_no_lone_request_after_a_window_has_failed(tmp_path, monkeypatch):
+    def impatient(job, after):
+        return replace(capacity_lone(job, after), timeout_s=0.001)
+
+    capacity_lone = epochs.lone_job
+    monkeypatch.setattr(capacity, "SLOS", 5)
+    monkeypatch.setattr(epochs, "lone_job", impatient)
+    wanted = {"concurrency": [4], "slo_p99_ms": 90.0, "minutes": 0.15}
+    results, log = measured(tmp_path, ("paced",), **wanted)
+    assert "no correct answer after" in results.variants["paced"].error
+    assert "requests/s were offered" in log
+    assert results.variants["paced"].rows
 
 
 KILLED = """

@@ -5,7 +5,9 @@ freezes them (SIGSTOP). A block draws a load; every server is thawed in turn, me
 window, and frozen again, in an order that balances who follows whom. Drift, noise and the luck of a
 launch so fall on all alike. The no-op servers, and the same work without a server, join some blocks
 of the highest load: a ceiling and what stands under it come from the same minutes. Where memory
-does not hold all servers, fewer are up at a time, each time with a baseline beside them.
+does not hold all servers, fewer are up at a time, each time with a baseline beside them. Where
+capacity is asked for, an epoch ends with capacity blocks: each server's windows are at rates of
+its own.
 """
 
 import contextlib
@@ -19,13 +21,23 @@ from typing import NamedTuple
 
 from harness.load.echo_server import echo_server
 from harness.load.job import Job, LoadResult
-from harness.measure.capacity import Capacity, capacity
+from harness.load.latency import latency_ms, request_counts
+from harness.measure.capacity import (
+    FIRST_GUESS,
+    WINDOWS,
+    CapacityWindow,
+    Search,
+    Trial,
+    late_answers,
+    lone_job,
+    offered_job,
+)
 from harness.measure.gpu import GpuReader
 from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
 from harness.measure.room import Room, lacked_memory
 from harness.measure.utilisation import Meter, ProcessTree, usage_between
-from harness.measure.window import OfferedLoad, Record, Window, work_between
+from harness.measure.window import OfferedLoad, Record, Window, mean, work_between
 from harness.process.launch import Server, ServerFailedError, running_server
 
 CLIENT_CEILING_S = 0.5
@@ -70,9 +82,10 @@ class Plan:
         sample_answer: for the echo server.
         loads: the offered loads, in order.
         epochs: how often every server is launched; the most of it where `unsettled` decides.
-        seconds: for all epochs, launches included.
+        seconds: for all epochs, launches included, capacity blocks not.
         seed: of the order of loads and servers.
         slo_p99_ms: the SLO under which capacity is searched; None not to search.
+        capacity_seconds: for the capacity blocks of all epochs, at most.
         no_op_flags: of the no-op server, besides its shape.
         prepare: what the suite measures without a server, once the first servers are up.
         in_process: a variant's requests/s without a server; None if it is not measured.
@@ -88,14 +101,10 @@ class Plan:
     seconds: float
     seed: int
     slo_p99_ms: float | None
+    capacity_seconds: float
     no_op_flags: tuple[str, ...]
     prepare: Callable[[], None]
     in_process: Callable[[str], float | None]
-
-    def searched(self) -> list[ServerSpec]:
-        """Whose capacity is searched, one per variant: the search repeats its windows itself."""
-        first = {spec.variant: spec for spec in reversed(self.servers)}
-        return [spec for spec in self.servers if spec is first[spec.variant] and self.slo_p99_ms]
 
 
 @dataclass
@@ -141,14 +150,14 @@ class Measured:
         records: of each server, by its name.
         no_ops: of each no-op server, by its shape.
         client_ceilings: requests/s that the client can measure at most, by load.
-        capacities: by variant.
+        capacity_windows: in order.
         seconds: of all epochs so far.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     no_ops: dict[Shape, Record] = field(default_factory=dict)
     client_ceilings: dict[OfferedLoad, float] = field(default_factory=dict)
-    capacities: dict[str, Capacity] = field(default_factory=dict)
+    capacity_windows: list[CapacityWindow] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -181,11 +190,13 @@ class Campaign:
         self.random = random.Random(plan.seed)
         self.measured = Measured()
         self.rates: dict[tuple[str, OfferedLoad], float] = {}  # requests/s, for a window's length
+        self.searches: dict[str, Search] = {}  # for the capacity of a server, by its name
+        self.capacity_s = 0.0  # spent in capacity blocks so far
         self.block = 0
         self.prepared = False
 
     def measure(self) -> None:
-        """All epochs, then the searches; everything is saved after every block."""
+        """All epochs; everything is saved after every block."""
         self.announce("client", 0.0)
         self.measure_client()
         self.began = time.monotonic()
@@ -194,14 +205,11 @@ class Campaign:
             if not loads:
                 break
             self.measure_epoch(epoch, loads)
-        for spec in self.plan.searched():
-            self.announce(f"capacity of {spec.variant}", self.elapsed_share())
-            self.search_capacity(spec)
-            self.save()
 
     def elapsed_share(self) -> float:
         """Share of the time that has passed."""
-        return min(1.0, (time.monotonic() - self.began) / self.plan.seconds)
+        seconds = self.plan.seconds + self.plan.capacity_seconds
+        return min(1.0, (time.monotonic() - self.began) / seconds)
 
     def measure_client(self) -> None:
         """What this client can measure at most: the same requests to the echo server."""
@@ -220,19 +228,20 @@ class Campaign:
         """Measure all servers until this epoch's time is up: together, if memory holds them all,
         else as many at a time as it holds, the baseline beside each lot.
         """
-        deadline = self.began + self.plan.seconds * (epoch + 1) / self.plan.epochs
         baseline = self.plan.servers[0]
         waiting = self.random.sample(self.plan.servers, len(self.plan.servers))
         while waiting:
-            left = self.measure_together(epoch, loads, waiting, deadline)
+            left = self.measure_together(epoch, loads, waiting)
             waiting = [baseline, *(spec for spec in left if spec != baseline)] if left else []
         self.measured.seconds = time.monotonic() - self.began
         self.save()
 
     def measure_together(
-        self, epoch: int, loads: list[OfferedLoad], waiting: list[ServerSpec], deadline: float
+        self, epoch: int, loads: list[OfferedLoad], waiting: list[ServerSpec]
     ) -> list[ServerSpec]:
         """Launch as many servers as memory holds, measure and end them; returns the others."""
+        until_s = self.plan.seconds * (epoch + 1) / self.plan.epochs
+        deadline = self.began + self.capacity_s + until_s
         running: dict[ServerSpec, Running] = {}
         no_ops: dict[Shape, Running] = {}
         try:
@@ -243,6 +252,7 @@ class Campaign:
             now, share = time.monotonic(), len(running) / max(1, len(running) + len(left))
             self.measure_blocks(epoch, loads, running, no_ops, now + share * (deadline - now))
             self.note_memory(running)
+            self.measure_capacity(epoch, running)
         finally:
             for each in [*running.values(), *no_ops.values()]:
                 each.exit.close()
@@ -457,16 +467,89 @@ class Campaign:
                 record = self.measured.records[spec.name]
                 record.memory_bytes = max(record.memory_bytes or 0, each.tree.memory_bytes())
 
-    def search_capacity(self, spec: ServerSpec) -> None:
-        """Launch a server once more, and find the rate at which it still keeps the SLO."""
-        with self.failures_of(spec):
-            running = self.launched(spec)
-            try:
-                job = self.job(running.server, LONE)
-                slo_p99_ms = self.plan.slo_p99_ms
-                self.measured.capacities[spec.variant] = capacity(job, self.run_load, slo_p99_ms)
-            finally:
-                running.exit.close()
+    def measure_capacity(self, epoch: int, running: dict[ServerSpec, Running]) -> None:
+        """Capacity blocks until these servers' share of the time is up, or all searches settled.
+
+        A block that would not end in time is not begun: where windows have to be that long, the
+        capacity is not known in the time there was.
+        """
+        if not self.plan.slo_p99_ms or not running:
+            return
+        began, order = time.monotonic(), balanced_orders(list(running), self.random)
+        share = len(running) / len(self.plan.servers)
+        deadline = began + share * self.plan.capacity_seconds / self.plan.epochs
+        for spec in running:
+            self.search(spec).begin_epoch()
+        while any(not self.search(spec).settled for spec in running):
+            jobs = [self.capacity_job(spec, running) for spec in running]
+            block_s = sum(job.warmup_s + job.duration_s for job in jobs)
+            if time.monotonic() + block_s > deadline:
+                break
+            self.measure_capacity_block(epoch, running, next(order))
+        self.capacity_s += time.monotonic() - began
+
+    def search(self, spec: ServerSpec) -> Search:
+        """The search for this server's capacity, which begins below what it answered so far."""
+        if spec.name not in self.searches:
+            load = self.plan.loads[-1]
+            answered = [
+                each.load.requests_per_second
+                for each in self.measured.records[spec.name].at(load.name)
+            ]
+            # where no answer was complete in any window, one rate is as good as another
+            self.searches[spec.name] = Search(FIRST_GUESS * (mean(answered) or 1.0))
+        return self.searches[spec.name]
+
+    def capacity_job(self, spec: ServerSpec, running: dict[ServerSpec, Running]) -> Job:
+        """The next window of this server."""
+        plan, job = self.plan, self.job(running[spec].server, LONE)
+        most_s = plan.capacity_seconds / plan.epochs / len(plan.servers) / WINDOWS
+        return offered_job(job, self.search(spec).next_rate, plan.slo_p99_ms, most_s)
+
+    def measure_capacity_block(
+        self, epoch: int, running: dict[ServerSpec, Running], order: list[ServerSpec]
+    ) -> None:
+        """A window of every server, each at its own next rate."""
+        step = f"epoch {epoch + 1}, block {self.block + 1}: capacity"
+        self.announce(step, self.elapsed_share())
+        for spec in order:
+            if spec in running:
+                with self.failures_of(spec), self.ended_if_failing(spec, running):
+                    self.measure_offered_rate(epoch, spec, running)
+        self.block += 1
+        self.measured.seconds = time.monotonic() - self.began
+        self.save()
+
+    def measure_offered_rate(
+        self, epoch: int, spec: ServerSpec, running: dict[ServerSpec, Running]
+    ) -> None:
+        """One window; ServerFailedError if no lone request comes through after it."""
+        server, job = running[spec].server, self.capacity_job(spec, running)
+        try:
+            running[spec].thaw()
+            load = self.run_load(job)
+            lone = self.run_load(lone_job(self.job(server, LONE), job))
+            if lone.correct_in_window:
+                server.stats()  # checks that it is still the one that was launched
+        finally:
+            running[spec].freeze()
+        if not lone.correct_in_window:
+            offered = f"{job.rate:.4g} requests/s were offered"
+            raise ServerFailedError(f"no correct answer after {offered}{server.tail()}")
+        window = CapacityWindow(
+            server=spec.name,
+            variant=spec.variant,
+            epoch=epoch,
+            block=self.block,
+            slo_p99_ms=self.plan.slo_p99_ms,
+            offered_rate=job.rate,
+            seconds=job.duration_s,
+            requests=request_counts(load),
+            late=late_answers(load, self.plan.slo_p99_ms),
+            latency_ms=latency_ms(load.correct_latency_s),
+        )
+        self.measured.capacity_windows.append(window)
+        self.search(spec).add(Trial(job.rate, window.late, window.requests["sent"]))
 
     def job(self, server: Server, offered: OfferedLoad) -> Job:
         """The requests to this server, under this load, in an order of their own."""
