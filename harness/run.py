@@ -5,6 +5,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
@@ -21,13 +22,14 @@ from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
 from harness.measure.room import room
-from harness.measure.window import OfferedLoad, Record, mean
+from harness.measure.window import OfferedLoad, Record, Window, mean
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
 from harness.results.no_op import no_op_server
+from harness.results.rows import Rate, Row
 from harness.results.schema import Capacity, Results, VariantResult, WindowRecord
-from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of
+from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of, with_intervals
 from harness.suite import Suite
 
 FILE_NAME = "benchmark_results.json"
@@ -65,8 +67,10 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
         this.measured = campaign.measured
         campaign.measure()
         this.complete = True
-    this.save()
-    return this.results()
+    this.over = True
+    results = this.results()
+    this.save(results)
+    return results
 
 
 class Run:
@@ -82,6 +86,7 @@ class Run:
         self.plan = plan_of(suite, options)
         self.measured = Measured()
         self.complete = False
+        self.over = False  # only then are percentiles given intervals, which are bootstraps
 
     def outline(self) -> str:
         """What will be done and how long it should take."""
@@ -103,9 +108,9 @@ class Run:
             f"{how_long}; results in {options.output_dir}"
         )
 
-    def save(self) -> None:
-        """Write what was measured so far, if anything was."""
-        results = self.results()
+    def save(self, results: Results | None = None) -> None:
+        """Write these results or else what was measured so far, if anything was."""
+        results = results or self.results()
         if results.variants:
             save(results, self.options.output_dir / FILE_NAME)
 
@@ -186,16 +191,7 @@ class Run:
             capacity=self.unknown_capacity(records),
             own=self.suite.variant(name, by_variant),
             rows=[
-                row_of(
-                    load,
-                    windows,
-                    fits[load.name].rate(name),
-                    per_request,
-                    self.suite.row(windows),
-                    self.suite.stage_names,
-                    max(memory, default=None),
-                    self.options.precision or RESOLUTION_PERCENT,
-                )
+                self.row(load, windows, fits[load.name].rate(name), max(memory, default=None))
                 for load in self.plan.loads
                 if load.name in fits
                 and (windows := [each for record in records for each in record.at(load.name)])
@@ -207,6 +203,25 @@ class Run:
         slo_p99_ms = self.plan.slo_p99_ms
         asked = slo_p99_ms and any(record.windows for record in records)
         return Capacity(slo_p99_ms, None, None, None) if asked else None
+
+    def row(
+        self, load: OfferedLoad, windows: list[Window], rate: Rate, memory_bytes: int | None
+    ) -> Row:
+        """The row of a variant under one load."""
+        row = row_of(
+            load,
+            windows,
+            rate,
+            self.suite.output_per_request,
+            self.suite.row(windows),
+            self.suite.stage_names,
+            memory_bytes,
+            self.options.precision or RESOLUTION_PERCENT,
+        )
+        if not self.over:
+            return row
+        own = self.suite.with_intervals(row.own, windows)
+        return with_intervals(replace(row, own=own), windows)
 
     def records_of(self, name: str) -> list[Record]:
         """The records of a variant's servers; the A/A control counts for the baseline."""

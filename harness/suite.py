@@ -88,6 +88,13 @@ class Suite(Presentation, ABC):
     def row(self, windows: list[Window]) -> Any:
         """What the folder adds to a row: an `own_row`."""
 
+    def with_intervals(self, own: Any, _windows: list[Window]) -> Any:
+        """What `row` has made of these windows, its percentiles now with intervals.
+
+        Asked once, at the end of a run: they are bootstraps.
+        """
+        return own
+
     @abstractmethod
     def variant(self, name: str, records: Mapping[str, list[Record]]) -> Any:
         """What the folder adds to a variant: an `own_variant`, from the records of all so far."""

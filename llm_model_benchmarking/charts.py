@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from harness.results.rows import Row
 from harness.results.schema import Results, VariantResult
 from harness.show.panels import (
+    APPROXIMATE_INTERVALS,
     LIMIT,
     Point,
     all_rows,
@@ -21,8 +22,9 @@ from harness.show.panels import (
     styles,
     why_empty,
 )
+from llm_model_benchmarking.rows import Latencies, TokenRow
 
-ITL_MARKS = {"p95": "_", "p99": "x"}
+ITL_MARKS = {"p95": ("o", 0.75), "p99": ("D", 0.25)}  # and where on the bar
 HALF_GROUP = 0.45  # of the width of all bars of a variant
 
 
@@ -41,9 +43,9 @@ def draw_speed(axes: Axes, results: Results) -> None:
 
     What memory bandwidth allows is said, not drawn: it is often far above.
     """
-    points = by_load(results, lambda row: row.output_per_second.mean)
-    rates = [row.output_per_second for row in all_rows(results)]
-    points = [point._replace(ci95=rate.ci95) for point, rate in zip(points, rates, strict=True)]
+    points = by_load(
+        results, lambda row: row.output_per_second.mean, lambda row: row.output_per_second.ci95
+    )
     draw_by_load(axes, results, points)
     label = "one stream without a server"
     for at, variant in enumerate(results.variants.values() if points else ()):
@@ -56,32 +58,45 @@ def draw_speed(axes: Axes, results: Results) -> None:
 
 
 def draw_ttft(axes: Axes, results: Results) -> None:
-    """Time to first token, mean."""
-    points = by_load(results, lambda row: row.own.time_to_first_token_ms["mean"])
+    """Time to first token, mean with interval."""
+    points = latency_points(results, lambda own: own.ttft, "mean")
     draw_by_load(axes, results, points, "no answer was streamed")
-    finish(axes, results, "Time to first token (TTFT), mean, queue wait included", "milliseconds")
+    title = f"Time to first token (TTFT), mean, queue wait included\nblack: {APPROXIMATE_INTERVALS}"
+    finish(axes, results, title, "milliseconds")
 
 
 def draw_itl(axes: Axes, results: Results) -> None:
-    """Inter-token latency: the median as bars, p95 and p99 as marks."""
-    points = by_load(results, lambda row: row.own.inter_token_latency_ms["p50"])
-    bars = draw_by_load(axes, results, points, "no answer of more than one token was streamed")
-    for percentile, marker in ITL_MARKS.items():
-        values = {
-            (point.series, point.x): point.y
-            for point in by_load(
-                results, lambda row, name=percentile: row.own.inter_token_latency_ms[name]
-            )
-        }
+    """Inter-token latency with intervals: the median as bars, p95 and p99 as marks beside."""
+    medians = latency_points(results, lambda own: own.itl, "p50")
+    bars = draw_by_load(axes, results, medians, "no answer of more than one token was streamed")
+    for percentile, (marker, place) in ITL_MARKS.items():
+        points = latency_points(results, lambda own: own.itl, percentile)
+        at = {(point.series, point.x): point for point in points}
         marks = [
-            (bar.get_x() + bar.get_width() / 2, values[load, name])
+            (bar.get_x() + place * bar.get_width(), at[load, name])
             for load, container in bars.items()
             for name, bar in zip(results.variants, container, strict=True)
-            if (load, name) in values
+            if (load, name) in at
         ]
-        if marks:
-            axes.plot(*zip(*marks, strict=True), marker, color="black", label=percentile)
-    finish(axes, results, "Inter-token latency (ITL), bars: median", "milliseconds")
+        draw_marks(axes, marks, marker, percentile)
+    title = f"Inter-token latency (ITL), bars: median\nblack: {APPROXIMATE_INTERVALS}"
+    finish(axes, results, title, "milliseconds")
+
+
+def draw_marks(axes: Axes, marks: list[tuple[float, Point]], marker: str, label: str) -> None:
+    """Points with their intervals, at these places."""
+    if marks:
+        ends = [(point.y - point.ci95[0], point.ci95[1] - point.y) for _, point in marks]
+        axes.errorbar(
+            [x for x, _ in marks],
+            [point.y for _, point in marks],
+            list(zip(*ends, strict=True)),
+            fmt=marker,
+            color="black",
+            elinewidth=1,
+            markersize=4,
+            label=label,
+        )
 
 
 def draw_memory(axes: Axes, results: Results) -> None:
@@ -122,14 +137,30 @@ def draw_startup(axes: Axes, results: Results) -> None:
     finish(axes, results, "Start-up", "seconds")
 
 
-def by_load(results: Results, value: Callable[[Row], float | None]) -> list[Point]:
+def by_load(
+    results: Results,
+    value: Callable[[Row], float | None],
+    interval: Callable[[Row], tuple[float, float] | None] = lambda _: None,
+) -> list[Point]:
     """A point per variant and load at which the value is known."""
     return [
-        Point(load_text(row.load.name), name, y)
+        Point(load_text(row.load.name), name, y, interval(row))
         for name, variant in results.variants.items()
         for row in variant.rows
         if (y := value(row)) is not None
     ]
+
+
+def latency_points(
+    results: Results, latencies: Callable[[TokenRow], Latencies], name: str
+) -> list[Point]:
+    """A point per variant and load at which the mean or percentile of that name has an interval."""
+    points = by_load(
+        results,
+        lambda row: latencies(row.own)[0][name],
+        lambda row: latencies(row.own)[1][name],
+    )
+    return [point for point in points if point.ci95]
 
 
 def draw_by_load(

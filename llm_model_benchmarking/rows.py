@@ -4,6 +4,8 @@ from pydantic.dataclasses import dataclass
 
 from harness.results.rows import FINITE
 
+Latencies = tuple[dict[str, float | None], dict[str, tuple[float, float] | None]]
+
 
 @dataclass(frozen=True, config=FINITE)
 class TokenRow:
@@ -12,14 +14,30 @@ class TokenRow:
     Attributes:
         time_to_first_token_ms: TTFT, from the intended send to the first token, queue wait and
             prefill included; mean and percentiles, a percentile is None if too few back it.
+        time_to_first_token_ci95_ms: their 95 % intervals, approximate (bootstrap over epochs, then
+            blocks: harness.results.percentiles); None where the value is, without a second block,
+            and as long as the run goes on.
         inter_token_latency_ms: ITL, from one token of an answer to the next; likewise.
+        inter_token_latency_ci95_ms: likewise.
         token_agreement: share of tokens equal to the baseline model's greedy answer before the
             first that differs, mean over answers; None if no answer told its tokens' ids.
     """
 
     time_to_first_token_ms: dict[str, float | None]
+    time_to_first_token_ci95_ms: dict[str, tuple[float, float] | None]
     inter_token_latency_ms: dict[str, float | None]
+    inter_token_latency_ci95_ms: dict[str, tuple[float, float] | None]
     token_agreement: float | None
+
+    @property
+    def ttft(self) -> Latencies:
+        """TTFT and its intervals."""
+        return self.time_to_first_token_ms, self.time_to_first_token_ci95_ms
+
+    @property
+    def itl(self) -> Latencies:
+        """ITL and its intervals."""
+        return self.inter_token_latency_ms, self.inter_token_latency_ci95_ms
 
 
 @dataclass(frozen=True, config=FINITE, kw_only=True)

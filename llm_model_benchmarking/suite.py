@@ -7,18 +7,20 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from harness.load.job import LoadResult
 from harness.load.latency import latency_ms
 from harness.measure.window import Record, Window, known, mean
 from harness.process.cores import usable_cores
 from harness.process.launch import model_info
 from harness.process.module_process import ModuleProcess
+from harness.results.percentiles import latency_ci95_ms
 from harness.results.schema import Results, VariantResult
-from harness.show.columns import CORRECT, CPU, LOAD, number, rate_text, share
+from harness.show.columns import CORRECT, CPU, LOAD, latency_text, rate_text, share
 from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant
 from llm_model_benchmarking.checks import ChatCheck, carries_token
@@ -32,9 +34,9 @@ VARIANTS = [
 COLUMNS = [
     LOAD,
     Column("output tokens/s [95 %]", lambda row: rate_text(row.output_per_second)),
-    Column("TTFT ms", lambda row: number(row.own.time_to_first_token_ms["mean"], ".0f")),
-    Column("ITL p50 ms", lambda row: number(row.own.inter_token_latency_ms["p50"], ".1f")),
-    Column("ITL p95 ms", lambda row: number(row.own.inter_token_latency_ms["p95"], ".1f")),
+    Column("TTFT ms [95 %]", lambda row: latency_text("mean", *row.own.ttft)),
+    Column("ITL p50 ms [95 %]", lambda row: latency_text("p50", *row.own.itl)),
+    Column("ITL p95 ms [95 %]", lambda row: latency_text("p95", *row.own.itl)),
     CORRECT,
     Column("token agreement", lambda row: share(row.own.token_agreement)),
     CPU,
@@ -103,15 +105,22 @@ class LanguageModelSuite(Suite):
 
     def row(self, windows: list[Window]) -> TokenRow:
         loads = [window.load for window in windows]
-        ttft_s = known(first for load in loads for first in load.of_correct(load.first_output_s))
-        itl_s = [
-            gap for load in loads for gaps in load.of_correct(load.output_gaps_s) for gap in gaps
-        ]
+        ttft_ms = latency_ms([seconds for load in loads for seconds in ttft_s(load)])
+        itl_ms = latency_ms([seconds for load in loads for seconds in itl_s(load)])
         return TokenRow(
-            time_to_first_token_ms=latency_ms(ttft_s),
-            inter_token_latency_ms=latency_ms(itl_s),
+            time_to_first_token_ms=ttft_ms,
+            time_to_first_token_ci95_ms=dict.fromkeys(ttft_ms),
+            inter_token_latency_ms=itl_ms,
+            inter_token_latency_ci95_ms=dict.fromkeys(itl_ms),
             token_agreement=mean(known(quality for load in loads for quality in load.quality)),
         )
+
+    def with_intervals(self, own: TokenRow, windows: list[Window]) -> TokenRow:
+        ttft, itl = (
+            latency_ci95_ms((each.epoch, each.block, seconds_of(each.load)) for each in windows)
+            for seconds_of in (ttft_s, itl_s)
+        )
+        return replace(own, time_to_first_token_ci95_ms=ttft, inter_token_latency_ci95_ms=itl)
 
     def variant(self, name: str, records: Mapping[str, list[Record]]) -> TokenVariant:
         mine, baseline = records[name], records.get(VARIANTS[0].name, [])
@@ -175,6 +184,16 @@ class LanguageModelSuite(Suite):
 
 
 SUITE = LanguageModelSuite
+
+
+def ttft_s(load: LoadResult) -> list[float]:
+    """Seconds to the first token of each correct answer that had one."""
+    return known(load.of_correct(load.first_output_s))
+
+
+def itl_s(load: LoadResult) -> list[float]:
+    """Seconds between tokens, of all correct answers."""
+    return [gap for gaps in load.of_correct(load.output_gaps_s) for gap in gaps]
 
 
 def served_share_percent(records: list[Record]) -> float | None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from harness.measure.window import Record, Window, known, mean
 from harness.process.module_process import ModuleProcess
 from harness.results.schema import Results, VariantResult
-from harness.show.columns import CORRECT, CPU, LOAD, number, rate_text
+from harness.show.columns import CORRECT, CPU, LOAD, latency_column, number, rate_text
 from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant
 from mnist_model_benchmarking.checks import DigitCheck
@@ -29,8 +29,8 @@ VARIANTS = [
 COLUMNS = [
     LOAD,
     Column("requests/s [95 %]", lambda row: rate_text(row.requests_per_second)),
-    Column("p50 ms", lambda row: number(row.latency_ms["p50"], ".1f")),
-    Column("p99 ms", lambda row: number(row.latency_ms["p99"], ".1f")),
+    latency_column("p50"),
+    latency_column("p99"),
     CORRECT,
     Column("mean batch", lambda row: number(row.mean_batch_size, ".1f")),
     CPU,

@@ -20,7 +20,7 @@ from harness.results.schema import (
     Verdict,
     WindowRecord,
 )
-from harness.results.summary import row_of
+from harness.results.summary import row_of, with_intervals
 from tests.numbers.suite import NumbersRow, NumbersVariant
 
 NO_USAGE = Usage()
@@ -93,12 +93,12 @@ def row(
 ) -> Row:
     """The row of these windows; three good ones if none is given."""
     loads = loads or (load_result(), load_result(0.011), load_result(0.012))
-    windows = [window(load, usage) for load in loads]
+    windows = [window(load, usage, block=block) for block, load in enumerate(loads)]
     mean = math.prod(load.requests_per_second for load in loads) ** (1 / len(loads))
     known = rate(mean, resolution_percent)
     offered = OfferedLoad(concurrency)
     made = row_of(offered, windows, known, 1, NumbersRow(even_share=0.5), {}, 10**9)
-    return replace(made, **changes)
+    return replace(with_intervals(made, windows), **changes)
 
 
 BREAKDOWN = {

@@ -107,10 +107,17 @@ def test_an_open_loop_is_drawn_over_the_offered_rate():
     assert "open loop, Poisson arrivals, a number, 1 epoch" in page
 
 
-def test_a_percentile_without_enough_requests_has_no_point_and_says_so():
-    few = replace(row(), latency_ms={"mean": 10.0, "p50": 10.0, "p95": 11.0, "p99": None})
-    p50, _, p99 = charts.latency_figure(results({"steady": variant(few)})).axes
+def test_percentiles_have_intervals_and_one_without_has_no_point_and_says_so():
+    latency_ms = {"mean": 10.0, "p50": 10.0, "p95": 11.0, "p99": None}
+    intervals = {"mean": (9.0, 11.0), "p50": (9.5, 10.4), "p95": None, "p99": None}
+    few = replace(row(), latency_ms=latency_ms, latency_ci95_ms=intervals)
+    figure = charts.latency_figure(results({"steady": variant(few)}))
+    assert "approximate 95 % intervals (bootstrap over epochs and blocks)" in words(figure)
+    p50, p95, p99 = figure.axes
     assert p50.get_title() == "p50"
+    point, interval = (line.get_ydata() for line in p50.lines[:2])
+    assert (list(point), sorted(interval)) == ([10.0], [9.5, 10.4])
+    assert not p95.lines  # a latency without an interval is not shown
     assert p99.get_title() == "p99 (points are missing: too few requests)"
     assert not p99.lines
 
@@ -252,7 +259,9 @@ def token_results() -> Results:
     """A language model's run: a good variant and one that failed."""
     own = TokenRow(
         time_to_first_token_ms={"mean": 123.0},
+        time_to_first_token_ci95_ms={"mean": (115.0, 131.0)},
         inter_token_latency_ms={"p50": 9.5, "p95": 12.0, "p99": None},
+        inter_token_latency_ci95_ms={"p50": (9.2, 9.9), "p95": (11.0, 14.0), "p99": None},
         token_agreement=0.75,
     )
     unknown = TokenVariant(**dict.fromkeys(TokenVariant.__dataclass_fields__))
@@ -282,11 +291,28 @@ def test_the_language_model_page_shows_our_own_intervals_and_the_model_without_a
     (figure,) = llm_charts.charts(run).values()
     speed = panel(figure, "Output tokens/s")
     reached = run.variants["baseline"].rows[0].output_per_second
-    drawn = [path for lines in speed.collections for path in lines.get_segments()]
-    heights = sorted({float(y) for segment in drawn for _, y in segment})
     alone = run.variants["baseline"].in_process_per_second
-    assert heights == pytest.approx(sorted([*reached.ci95, 0.0, alone]))
+    assert line_ends(speed) == pytest.approx(sorted([*reached.ci95, alone]))
     assert "one stream without a server" in words(speed)
+
+
+def line_ends(axes: Axes) -> list[float]:
+    """Heights at which error bars and level lines of a panel end, but for those of missing bars."""
+    drawn = [path for lines in axes.collections for path in lines.get_segments()]
+    return sorted({float(y) for segment in drawn for _, y in segment} - {0.0})
+
+
+def test_ttft_and_itl_are_drawn_with_their_intervals_or_not_at_all():
+    run = token_results()
+    (figure,) = llm_charts.charts(run).values()
+    assert line_ends(panel(figure, "Time to first token")) == pytest.approx([115, 131])
+    assert line_ends(panel(figure, "Inter-token")) == pytest.approx([9.2, 9.9, 11.0, 14.0])
+    assert words(figure).count("approximate 95 % intervals") == 2
+    served = run.variants["baseline"].rows[0]
+    own = replace(served.own, time_to_first_token_ci95_ms={"mean": None})
+    without = variant(replace(served, own=own), own=token_variant())
+    (figure,) = llm_charts.charts(replace(run, variants={"baseline": without})).values()
+    assert "123" not in words(panel(figure, "Time to first token"))
 
 
 def test_panels_without_data_say_why_and_a_missing_bar_has_no_number():

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import multiprocessing
-import time
 from pathlib import Path
 
 import litserve
@@ -22,6 +21,7 @@ from harness.serving.instrumentation import (
     instrumented,
 )
 from harness.serving.served_api import ServedAPI, served
+from tests.settled import settled
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("decode", "collate", "predict", "encode")
@@ -309,31 +309,28 @@ def test_a_servers_stages_arrive_in_its_stats(monkeypatch):
     monkeypatch.chdir(ROOT)
     flags = "--accelerator", "cpu"
 
+    def counted(server, kind: str, count: int) -> dict:
+        def read():
+            return server.stats()[kind][0]
+
+        return settled(read, lambda now: now["requests"] >= count, still_s=0.05)
+
     def predict_s(server, **request) -> float:
         before = server.stats()["workers"][0]
         reply = requests.post(f"{server.url}/predict", json={"n": 1} | request, timeout=5)
         assert reply.json() == {"n": 1}
-        after = counted(server, before["requests"] + 1)
+        after = counted(server, "workers", before["requests"] + 1)
         assert set(after["spent_s"]) == {"queue_wait", *STAGES}
         return after["busy_s"]["predict"] - before["busy_s"]["predict"]
 
     with running_server("tests.numbers.server_staged", *flags) as server:
         slow_s = min(predict_s(server, slow="predict") for _ in range(5))
         usual_s = min(predict_s(server) for _ in range(5))
-        (process,) = server.stats()["http"]
+        process = counted(server, "http", 10)
     assert slow_s - usual_s == pytest.approx(0.02, abs=0.005)
     assert process["requests"] == 10
     assert process["after_ingress_s"] > 10 * usual_s
     assert process["ingress_s"] > 0
-
-
-def counted(server, requests_: int) -> dict:
-    """The totals of the worker once it has counted so many: it does so after it has answered."""
-    deadline = time.monotonic() + 5
-    while (worker := server.stats()["workers"][0])["requests"] < requests_:
-        assert time.monotonic() < deadline, worker
-        time.sleep(0.01)
-    return worker
 
 
 def test_the_no_op_server_answers_what_it_is_told_and_is_set_up_as_the_variant_is():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.measure.window import OfferedLoad, Record
+from harness.measure.window import OfferedLoad, Record, Window
 from harness.suite import read_results
 from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token
 from llm_model_benchmarking.suite import (
@@ -137,6 +137,20 @@ def test_ttft_and_itl_are_those_of_correct_answers():
     assert row.inter_token_latency_ms["mean"] == pytest.approx(30)
     assert row.inter_token_latency_ms["p99"] is None  # two gaps back no percentile
     assert row.token_agreement == 0.5
+
+
+def test_ttft_and_itl_have_intervals_from_the_second_block_on():
+    def streamed(block: int, first_s: float, gap_s: float) -> Window:
+        answers = {"first_output_s": [first_s] * 20, "output_gaps_s": [[gap_s, gap_s]] * 20}
+        return window(load_result(count=20, **answers), block=block)
+
+    one, two = streamed(0, 0.1, 0.02), streamed(1, 0.3, 0.04)
+    assert set(suite().row([one, two]).time_to_first_token_ci95_ms.values()) == {None}
+    for windows, ttft, itl in (([one], None, None), ([one, two], (100, 300), (20, 40))):
+        own = suite().with_intervals(suite().row(windows), windows)
+        assert own.time_to_first_token_ci95_ms["mean"] == (ttft and pytest.approx(ttft))
+        assert own.inter_token_latency_ci95_ms["p50"] == (itl and pytest.approx(itl))
+        assert own.time_to_first_token_ci95_ms["p99"] is None
 
 
 def test_compiling_breaks_even_by_the_seconds_each_request_saves():

@@ -1,5 +1,6 @@
 """Language model servers over real HTTP: OpenAI's protocol, and clients that misbehave."""
 
+import contextlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from harness.process.launch import running_server
 from llm_model_benchmarking.suite import VARIANTS
 from llm_model_benchmarking.tokenizer import build_tokenizer
+from tests.settled import settled
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -188,8 +190,13 @@ def test_what_is_no_json_object_is_refused_too(server):
 
 
 def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_not_counted(server):
-    """In one try of three, for a machine may stall."""
+    """In one try of five: where a machine stalls, an answer is complete before its client leaves,
+    and is rightly waited for and counted.
+    """
     url, long = server.url + PATH, {"messages": HELLO, "max_tokens": 200}
+
+    def counted() -> int:
+        return settled(lambda: server.stats()["http"][0]["requests"])
 
     def seconds(tokens: int) -> float:
         began = time.monotonic()
@@ -197,17 +204,19 @@ def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_not_count
         return time.monotonic() - began
 
     def seconds_after_two_left() -> float:
+        """One leaves a stream after its first token, one an answer that it waits for."""
         with requests.post(url, json=long | {"stream": True}, stream=True, timeout=60) as reply:
             next(reply.iter_lines())
-        with pytest.raises(requests.Timeout):
+        with contextlib.suppress(requests.Timeout):  # an answer in time would be counted
             requests.post(url, json=long, timeout=whole_s / 10)
         return seconds(1)
 
-    counted = server.stats()["http"][0]["requests"]
-    whole_s = seconds(200)
-    tries = [seconds_after_two_left() for _ in range(3)]
-    assert min(tries) < whole_s  # two answers of 200 tokens were not waited for
-    assert server.stats()["http"][0]["requests"] == counted + 4
+    def neither_waited_for_nor_counted() -> bool:
+        before = counted()
+        return seconds_after_two_left() < whole_s and counted() == before + 1
+
+    whole_s = min(seconds(200) for _ in range(3))
+    assert any(neither_waited_for_nor_counted() for _ in range(5))
 
 
 def test_fifty_clients_at_once_are_all_answered(server):
@@ -246,11 +255,9 @@ def test_the_worker_tells_where_the_time_of_its_requests_went(server):
     def totals():
         return server.stats()["workers"][0]
 
-    before = totals()
+    before = settled(totals)
     ask(server, max_tokens=40)
-    deadline = time.monotonic() + 5
-    while (after := totals())["requests"] == before["requests"] and time.monotonic() < deadline:
-        time.sleep(0.01)
+    after = settled(totals, lambda now: now["requests"] > before["requests"])
     assert after["requests"] == before["requests"] + 1
     spent = {
         stage: seconds - before["spent_s"][stage] for stage, seconds in after["spent_s"].items()

@@ -12,6 +12,7 @@ from harness.results.file import UnusableResultsError, save
 from harness.results.rows import Rate
 from harness.results.schema import SCHEMA_VERSION
 from harness.results.summary import record_of, row_of
+from harness.show.columns import latency_text
 from harness.suite import read_results
 from tests.builders import (
     NO_USAGE,
@@ -96,6 +97,23 @@ def test_output_is_counted_in_the_suites_unit():
 def test_percentiles_need_enough_requests_of_all_windows():
     assert row(load_result(count=300)).latency_ms["p99"] is None
     assert row(*[load_result(count=300)] * 3).latency_ms["p99"] == pytest.approx(10)
+
+
+def test_percentiles_of_several_blocks_have_intervals():
+    made = row(load_result(0.01), load_result(0.02), load_result(0.02))
+    assert made.latency_ms["p50"] == pytest.approx(20)
+    assert made.latency_ci95_ms["p50"] == pytest.approx((10, 20))
+    assert made.latency_ci95_ms["p99"] == pytest.approx((10, 20))
+    assert set(row(load_result(count=1000)).latency_ci95_ms.values()) == {None}
+
+
+def test_a_latency_stands_with_three_figures_and_its_interval_or_not_at_all():
+    values = {"p50": 123.4, "p95": 12.34, "p99": 1.234}
+    ci95 = {"p50": (1000.4, 1200.6), "p95": (11.96, 13.0), "p99": (1.2, 1.3)}
+    texts = [latency_text(name, values, ci95) for name in values]
+    assert texts == ["123 [1,000, 1,201]", "12.3 [12.0, 13.0]", "1.23 [1.20, 1.30]"]
+    assert latency_text("p50", {"p50": None}, {"p50": None}) == "–"
+    assert latency_text("p50", {"p50": 1.0}, {"p50": None}) == "–"
 
 
 def test_the_workers_part_of_a_row_follows_from_what_they_did():

@@ -121,6 +121,7 @@ def test_the_breakdown_explains_the_latency_and_cpu_has_roles(whole_run):
     for row in steady.rows:
         assert sum(row.breakdown_ms.values()) == pytest.approx(row.latency_ms["mean"])
         assert abs(row.breakdown_ms["unexplained"]) < 0.1 * row.latency_ms["mean"]
+        assert row.latency_ci95_ms["p50"]
         assert row.cpu_percent["http"] > 0
         assert row.cpu_s_per_1000_requests["workers"] > 0
         assert row.mean_batch_size == 1

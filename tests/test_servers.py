@@ -27,6 +27,7 @@ from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.digits import image_file, sample_files
 from mnist_model_benchmarking.reference import answers
 from mnist_model_benchmarking.suite import VARIANTS
+from tests.settled import settled
 
 ROOT = Path(__file__).parent.parent
 FILES, LABELS = zip(*sample_files(), strict=True)
@@ -107,11 +108,18 @@ def predicted(server, index: int) -> int:
 
 
 def test_concurrent_requests_get_the_models_own_answers_in_batches(server):
-    before = server.stats()["workers"]
+    def totals():
+        return server.stats()["workers"]
+
+    def requests_of(workers):
+        return sum(worker["requests"] for worker in workers)
+
+    before = settled(totals)
     with ThreadPoolExecutor(64) as pool:
         digits = list(pool.map(lambda index: predicted(server, index), range(len(FILES))))
     assert digits == EXPECTED
-    workers = server.stats()["workers"]
+    least = requests_of(before) + len(FILES)
+    workers = settled(totals, lambda now: requests_of(now) >= least)
     served = [new["requests"] - old["requests"] for new, old in zip(workers, before, strict=True)]
     batches = sum(new["batches"] - old["batches"] for new, old in zip(workers, before, strict=True))
     assert sum(served) == len(FILES)

@@ -65,6 +65,9 @@ class Row(Generic[OwnRow]):
         output_per_second: that, times what one answer holds of the unit that results name.
         latency_ms: mean and percentiles over the correct answers of all windows; a percentile is
             None if too few back it.
+        latency_ci95_ms: their 95 % intervals, approximate (bootstrap over epochs, then blocks:
+            harness.results.percentiles); None where the value is, without a second block, and as
+            long as the run goes on.
         requests: sent, and how they ended.
         http_statuses: how often each HTTP error status came.
         cpu_percent: machine, stolen, server, client, and the server's http, queue, workers;
@@ -92,6 +95,7 @@ class Row(Generic[OwnRow]):
     requests_per_second: Rate
     output_per_second: Rate
     latency_ms: dict[str, float | None]
+    latency_ci95_ms: dict[str, tuple[float, float] | None]
     requests: dict[str, int]
     http_statuses: dict[str, int]
     cpu_percent: dict[str, float | None]

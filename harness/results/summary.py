@@ -13,6 +13,7 @@ from harness.measure.utilisation import ROLES, Usage
 from harness.measure.window import OfferedLoad, Window, WorkerWork, known, mean
 from harness.results.breakdown import breakdown_ms
 from harness.results.doubts import doubts
+from harness.results.percentiles import latency_ci95_ms
 from harness.results.rows import Client, Rate, Row
 from harness.results.schema import WindowRecord
 
@@ -54,6 +55,7 @@ def row_of(
         requests_per_second=rate,
         output_per_second=times(rate, output_per_request),
         latency_ms=latencies,
+        latency_ci95_ms=dict.fromkeys(latencies),
         requests=request_counts(*loads),
         http_statuses=http_statuses(loads),
         cpu_percent=cpu_percent(loads, usages),
@@ -81,6 +83,12 @@ def http_statuses(loads: list[LoadResult]) -> dict[str, int]:
     """How often each HTTP error status came."""
     counts = sum((Counter(load.statuses) for load in loads), Counter())
     return {str(status): count for status, count in sorted(counts.items())}
+
+
+def with_intervals(row: Row, windows: list[Window]) -> Row:
+    """The row of these windows with the intervals of its latencies: bootstraps, so done once."""
+    blocks = [(each.epoch, each.block, each.load.correct_latency_s) for each in windows]
+    return replace(row, latency_ci95_ms=latency_ci95_ms(blocks))
 
 
 def times(rate: Rate, factor: float) -> Rate:

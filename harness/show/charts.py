@@ -10,6 +10,7 @@ from harness.results.schema import Capacity, CapacityWindow, Results
 from harness.show.breakdown_charts import breakdown_figures, draw_ceilings
 from harness.show.columns import capacity_text
 from harness.show.panels import (
+    APPROXIMATE_INTERVALS,
     INTERVALS,
     LIMIT,
     Style,
@@ -73,13 +74,18 @@ def throughput_figure(results: Results) -> Figure:
 
 
 def latency_figure(results: Results) -> Figure:
-    """Latency percentiles over the load; without enough requests behind it, one has no point."""
-    title = "Latency of correct answers by variant"
+    """Latency percentiles over the load, with intervals; one without an interval has no point."""
+    title = f"Latency of correct answers by variant; bars: {APPROXIMATE_INTERVALS}"
     figure, panels = page(results, title, 1, len(PERCENTILES), (13, 5.2))
     for axes, percentile in zip(panels, PERCENTILES, strict=True):
-        values = [row.latency_ms[percentile] for row in all_rows(results)]
-        plot_over_load(axes, results, lambda row, name=percentile: row.latency_ms[name])
-        lacking = " (points are missing: too few requests)" if None in values else ""
+        intervals = [row.latency_ci95_ms[percentile] for row in all_rows(results)]
+        plot_over_load(
+            axes,
+            results,
+            lambda row, name=percentile: row.latency_ci95_ms[name] and row.latency_ms[name],
+            lambda row, name=percentile: row.latency_ci95_ms[name],
+        )
+        lacking = " (points are missing: too few requests)" if None in intervals else ""
         axes.set_title(f"{percentile}{lacking}", fontsize=10)
         if axes.lines:
             axes.set_yscale("log")

@@ -1,6 +1,6 @@
 """Cells of tables: numbers for people, the matrix of the first screen, shared columns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from harness.judge.verdicts import MARGIN_PERCENT
 from harness.results.rows import Rate, Row
@@ -51,8 +51,27 @@ def matrix_cell(results: Results, name: str, load: str, bold: Callable[[str], st
 def rate_text(rate: Rate) -> str:
     """Mean and interval; small rates with a decimal."""
     form = ",.0f" if rate.mean >= 100 else ".1f"
-    interval = "" if rate.ci95 is None else f" [{rate.ci95[0]:{form}}, {rate.ci95[1]:{form}}]"
-    return f"{rate.mean:{form}}{interval}"
+    return f"{rate.mean:{form}}" if rate.ci95 is None else interval_text(rate.mean, rate.ci95, form)
+
+
+def latency_text(
+    name: str, values: Mapping[str, float | None], ci95: Mapping[str, tuple[float, float] | None]
+) -> str:
+    """The mean or percentile of that name, three significant figures, and its interval.
+
+    A dash without an interval: too few requests back it, or no second block tells how far to trust
+    it.
+    """
+    value, interval = values[name], ci95[name]
+    if value is None or interval is None:
+        return "–"
+    return interval_text(value, interval, f",.{0 if value >= 100 else 1 if value >= 10 else 2}f")
+
+
+def interval_text(value: float, ci95: tuple[float, float], form: str) -> str:
+    """A value and its interval in the given form."""
+    low, high = ci95
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def capacity_text(capacity: Capacity) -> str:
@@ -81,6 +100,13 @@ def cpu_text(row: Row) -> str:
 def correct_share(row: Row) -> str:
     """Share of the requests that were answered correctly."""
     return share(row.requests["ok"] / row.requests["sent"] if row.requests["sent"] else None)
+
+
+def latency_column(name: str) -> Column:
+    """A percentile of the latency, or its mean."""
+    return Column(
+        f"{name} ms [95 %]", lambda row: latency_text(name, row.latency_ms, row.latency_ci95_ms)
+    )
 
 
 LOAD = Column("concurrency or offered rate", lambda row: row.load.name)

@@ -16,7 +16,7 @@ from harness.show.columns import MATRIX_LEGEND, capacity_text, matrix, rate_text
 from harness.show.panels import all_rows
 from harness.show.presentation import Presentation
 
-LOG_WIDTH = 120  # of lines where there is no terminal
+LOG_WIDTH = 150  # of lines where there is no terminal
 
 
 def make_console() -> Console:

@@ -34,6 +34,7 @@ GIB = 2**30
 TITLE_INCHES = 0.36  # from the top of a page to the lines below its title
 LETTERS_PER_INCH = 15  # of those lines
 INTERVALS = "bars: 95 % interval"
+APPROXIMATE_INTERVALS = "approximate 95 % intervals (bootstrap over epochs and blocks)"
 
 
 class Style(NamedTuple):
