@@ -94,6 +94,8 @@ class Run:
         kind = "offered rate" if options.rate else "concurrency"
         loads = ", ".join(load.name for load in plan.loads)
         gpus = ", ".join(self.machine["gpus"]) or "no GPU"
+        sets = ", ".join(self.machine["instruction_sets"] or [])
+        sets = f" ({sets})" if sets else ""
         seconds = plan.seconds + plan.capacity_seconds
         minutes = f"{seconds / 60:g} min"
         if plan.slo_p99_ms:
@@ -104,7 +106,8 @@ class Run:
         return (
             f"{self.suite.name}: {', '.join(spec.name for spec in plan.servers)}\n"
             f"{kind} {loads}; {self.suite.request}, {len(self.suite.bodies)} different requests\n"
-            f"machine: {self.machine['cpu']}, {self.machine['usable_cores']} usable cores, {gpus}\n"
+            f"machine: {self.machine['cpu']}{sets}, {self.machine['usable_cores']} usable cores, "
+            f"{gpus}\n"
             f"{how_long}; results in {options.output_dir}"
         )
 
