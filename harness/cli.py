@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.load.job import Job
 from harness.process.launch import ServerFailedError, attached_server
+from harness.process.module_process import ProcessDiedError
 from harness.run import run
 from harness.show.charts import draw
 from harness.show.console import make_console, print_results
@@ -33,7 +34,7 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
         with empty_compiler_cache(), contextlib.closing(suite()) as measured:
             results = run(measured, options, console)
-    except (OSError, ServerFailedError, CannotMeasureError) as error:
+    except (OSError, ServerFailedError, CannotMeasureError, ProcessDiedError) as error:
         return refused(str(error))
     except KeyboardInterrupt:
         return refused("interrupted before anything was measured", INTERRUPTED)
@@ -177,7 +178,7 @@ def what_options(
     add(
         "--slo-p99-ms",
         "also search each variant's capacity: the offered rate at which 99 %% of "
-        "answers come within MS",
+        "answers come within MS; takes as long again as --minutes",
         type=positive,
         metavar="MS",
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,13 +21,14 @@ from harness.measure.epochs import Campaign, Measured, Plan, ServerSpec
 from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
+from harness.measure.room import room
 from harness.measure.window import OfferedLoad, Record, Window, mean
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
 from harness.results.no_op import no_op_server
 from harness.results.rows import Rate, Row
-from harness.results.schema import Results, VariantResult, WindowRecord
+from harness.results.schema import Capacity, Results, VariantResult, WindowRecord
 from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of, with_intervals
 from harness.suite import Suite
 
@@ -56,10 +58,11 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
             this.plan,
             run_load,
             this.gpu,
+            room(this.gpu),
             announce,
             failure_printer(console),
             this.save,
-            this.is_precise,
+            this.unsettled,
         )
         this.measured = campaign.measured
         campaign.measure()
@@ -91,14 +94,20 @@ class Run:
         kind = "offered rate" if options.rate else "concurrency"
         loads = ", ".join(load.name for load in plan.loads)
         gpus = ", ".join(self.machine["gpus"]) or "no GPU"
-        minutes = f"{plan.seconds / 60:g} min"
+        sets = ", ".join(self.machine["instruction_sets"] or [])
+        sets = f" ({sets})" if sets else ""
+        seconds = plan.seconds + plan.capacity_seconds
+        minutes = f"{seconds / 60:g} min"
+        if plan.slo_p99_ms:
+            minutes += f", half of it for capacities at p99 {plan.slo_p99_ms:g} ms"
         how_long = f"{minutes}, {plan.epochs} epoch(s)"
         if options.precision:
             how_long = f"until every verdict is known to {options.precision:g} %, at most {minutes}"
         return (
             f"{self.suite.name}: {', '.join(spec.name for spec in plan.servers)}\n"
             f"{kind} {loads}; {self.suite.request}, {len(self.suite.bodies)} different requests\n"
-            f"machine: {self.machine['cpu']}, {self.machine['usable_cores']} usable cores, {gpus}\n"
+            f"machine: {self.machine['cpu']}{sets}, {self.machine['usable_cores']} usable cores, "
+            f"{gpus}\n"
             f"{how_long}; results in {options.output_dir}"
         )
 
@@ -108,13 +117,19 @@ class Run:
         if results.variants:
             save(results, self.options.output_dir / FILE_NAME)
 
-    def is_precise(self) -> bool:
-        """Whether every verdict is known as well as was asked; on width, never on significance."""
+    def unsettled(self) -> list[OfferedLoad]:
+        """The loads to go on with: those with a verdict that is not yet known as well as was asked;
+        on width, never on significance.
+        """
         epochs = {window.epoch for window in self.windows()}
         if not self.options.precision or len(epochs) < LEAST_EPOCHS:
-            return False
+            return self.plan.loads
         widest = widest_percent(self.results().verdicts)
-        return widest is not None and widest <= self.options.precision
+        return [
+            load
+            for load in self.plan.loads
+            if widest.get(load.name, math.inf) > self.options.precision
+        ]
 
     def windows(self) -> list[WindowRecord]:
         """Every window so far, raw, in the order in which they were measured."""
@@ -154,6 +169,7 @@ class Run:
             variants={name: self.variant(name, fits) for name in names},
             verdicts=[],
             windows=windows,
+            capacity_windows=list(self.measured.capacity_windows),
         )
         return judged(results)
 
@@ -175,7 +191,7 @@ class Run:
             error=next((record.error for record in records if record.error), None),
             in_process_per_second=in_process and per_request * in_process,
             no_op_server=no_op_server(self.measured.no_ops, shape_of(server), OfferedLoad(most)),
-            capacity=self.measured.capacities.get(name),
+            capacity=self.unknown_capacity(records),
             own=self.suite.variant(name, by_variant),
             rows=[
                 self.row(load, windows, fits[load.name].rate(name), max(memory, default=None))
@@ -184,6 +200,12 @@ class Run:
                 and (windows := [each for record in records for each in record.at(load.name)])
             ],
         )
+
+    def unknown_capacity(self, records: list[Record]) -> Capacity | None:
+        """What is known before its windows are judged; None if nobody asked, or it never ran."""
+        slo_p99_ms = self.plan.slo_p99_ms
+        asked = slo_p99_ms and any(record.windows for record in records)
+        return Capacity(slo_p99_ms, None, None, None) if asked else None
 
     def row(
         self, load: OfferedLoad, windows: list[Window], rate: Rate, memory_bytes: int | None
@@ -240,6 +262,7 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
         seconds=60 * options.minutes,
         seed=options.seed,
         slo_p99_ms=options.slo_p99_ms,
+        capacity_seconds=60 * options.minutes if options.slo_p99_ms else 0.0,
         no_op_flags=common + answers,
         prepare=lambda: suite.prepare([name for name, _ in suite.variants if name in asked]),
         in_process=suite.in_process,

@@ -70,7 +70,7 @@ class Suite(Presentation, ABC):
     carries_output: Callable[[bytes], bool] | None = None
     min_requests: int = 11
     notes: tuple[str, ...] = ()
-    window_s: float = 0.4
+    window_s: float = 0.6
 
     @abstractmethod
     def prepare(self, variants: list[str]) -> None:

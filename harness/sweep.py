@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.cli import FAILED, benchmark, listed
 from harness.judge.bottlenecks import limit
+from harness.judge.capacity import is_capacity
 from harness.results.schema import Results, Verdict
 from harness.run import FILE_NAME
 from harness.show.charts import saved
@@ -99,7 +100,8 @@ def gains(results: Results) -> dict[str, Verdict]:
     last = {}
     for verdict in results.verdicts:  # in order of the loads: the last one stays
         under = results.variants[verdict.variant].builds_on
-        if verdict.against == under or under not in results.variants:
+        usual = verdict.against == under or under not in results.variants
+        if usual and not is_capacity(verdict.load):
             last[verdict.variant] = verdict
     return last
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.judge.judgement import judged
 from harness.load.job import CONNECTION_ERROR, OK, LoadResult
+from harness.measure.capacity import CapacityWindow
 from harness.measure.utilisation import Usage
 from harness.measure.window import HttpWork, OfferedLoad, Window, WorkerWork
 from harness.results.rows import Rate, Row
@@ -205,6 +206,25 @@ def window_record(server: str, requests_per_second: float, **changes: Any) -> Wi
         requests_per_second=requests_per_second,
         cpu_s=None,
         breakdown_ms=None,
+    )
+    return replace(made, **changes)
+
+
+def capacity_window(
+    server: str, rate: float, late: int, sent: int, wrong: int = 0, **changes: Any
+) -> CapacityWindow:
+    """A window at an offered rate, of a server that is the only one of its variant."""
+    made = CapacityWindow(
+        server=server,
+        variant=server,
+        epoch=0,
+        block=0,
+        slo_p99_ms=60.0,
+        offered_rate=rate,
+        seconds=1.8,
+        requests={"sent": sent, "ok": sent - wrong, "wrong_answer": wrong},
+        late=late,
+        latency_ms={"mean": 10.0, "p99": None},
     )
     return replace(made, **changes)
 

@@ -74,3 +74,21 @@ def test_undecided_is_never_taken_for_equal():
 
 def test_comparisons_with_other_variants_are_no_advice():
     assert advised(verdict("workers", "1", 50, against="batching")) == ""
+
+
+def test_capacity_is_a_use_of_its_own_and_no_load_of_the_others():
+    load = "capacity (p99 50 ms)"
+    text = advised(
+        verdict("half", "1", 1, "same"),
+        verdict("half", "64", 30),
+        verdict("batching", load, 40),
+        verdict("half", load, -8, "slower"),
+    )
+    assert "best for many concurrent requests (at 64): half" in text
+    assert "half, faster at 1 of 2 loads" in text
+    assert text.endswith(
+        f"best for {load}: batching, faster by 40 % (same within 5 %: none; undecided: none)"
+    )
+    assert "batching beats" not in text
+    alone = advised(verdict("batching", load, 40))
+    assert alone.startswith(f"best for {load}: batching")

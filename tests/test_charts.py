@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.measure.capacity import Capacity, CapacityWindow
+from harness.judge.judgement import judged
 from harness.results.schema import Results
 from harness.show import charts
 from harness.show.breakdown_charts import breakdown_figures
@@ -19,6 +19,7 @@ from mnist_model_benchmarking.rows import ImageVariant, ModelAlone
 from tests.builders import (
     MACHINE,
     NO_USAGE,
+    capacity_window,
     explained_row,
     failed_variant,
     no_op_server,
@@ -139,15 +140,39 @@ def test_differences_ceilings_and_batches_are_told_in_numbers():
     assert "share per worker: 60 %, 40 %" in words(figures["breakdown/batch_sizes.png"])
 
 
-def test_a_capacity_page_shows_the_windows_and_the_slo():
+def capacity_results() -> Results:
+    """A baseline whose capacity is known in two epochs, and a variant offered too little."""
+    rates = {80.0: 0, 100.0: 30}
     windows = [
-        CapacityWindow(rate, {}, {"p99": p99}, p99 <= 50)
-        for rate, p99 in ((80.0, 20.0), (100.0, 90.0))
+        capacity_window("steady", rate * (1 + 0.02 * epoch), late, 400, epoch=epoch)
+        for epoch in (0, 1)
+        for rate, late in rates.items()
     ]
-    searched = variant(capacity=Capacity(50.0, 80.0, 100.0, windows))
-    figure = charts.capacity_figure(results({"steady": searched, "other": failed_variant()}))
-    for text in ("SLO: 50 ms", "steady: at least 80 requests/s, below 100", "kept the SLO"):
+    windows.append(capacity_window("slow", 1.0, 0, 20))
+    variants = {"steady": variant(), "slow": variant(builds_on="steady")}
+    return judged(results(variants, capacity_windows=windows))
+
+
+def test_a_capacity_page_shows_late_shares_what_p99_allows_and_every_capacity(tmp_path):
+    run = capacity_results()
+    figure = charts.capacity_figure(run)
+    late, carried = figure.axes
+    rate = run.variants["steady"].capacity.requests_per_second
+    for text in (
+        "Capacity at p99 60 ms",
+        "1 %: what p99 leaves out",
+        f"steady: {rate.mean:.1f} [{rate.ci95[0]:.1f}, {rate.ci95[1]:.1f}] requests/s",
+        "slow: not known in the time there was",
+    ):
         assert text in words(figure)
+    drawn = {tuple(point): len(dots.get_facecolors())
+             for dots in late.collections for point in dots.get_offsets()}  # fmt: skip
+    assert drawn == {(80, 0): 1, (100, 7.5): 0, (81.6, 0): 1, (102, 7.5): 0, (1, 0): 0}
+    (bar,) = carried.containers
+    assert [float(bar[0].get_xdata()[0]), *bar[2][0].get_segments()[0][:, 0]] == pytest.approx(
+        [rate.mean, *rate.ci95]
+    )
+    assert tmp_path / "throughput/capacity.png" in charts.draw(run, SUITE, tmp_path)
 
 
 def test_the_gpu_panel_shows_memory_power_and_energy():

@@ -16,7 +16,14 @@ from harness.judge.comparison import more_fail
 from harness.results.file import save
 from harness.results.schema import SCHEMA_VERSION
 from harness.suite import read_results
-from tests.builders import MACHINE, failed_variant, judged_results, load_result, row
+from tests.builders import (
+    MACHINE,
+    capacity_window,
+    failed_variant,
+    judged_results,
+    load_result,
+    row,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +56,15 @@ def test_a_file_compared_with_itself_holds(tmp_path):
     assert done.returncode == 0
     assert "not slower by 10 %" in done.stdout
     assert "no regression" in done.stdout
+
+
+def test_capacities_are_no_rows_and_an_slo_keeps_no_two_files_apart(tmp_path):
+    windows = [capacity_window("steady", rate, late, 400) for rate, late in ((80, 0), (100, 30))]
+    asked = {"epochs": 3, "minutes": 8.0, "rate": None, "slo_p99_ms": 60.0}
+    new = file(tmp_path / "new.json", capacity_windows=windows, settings=asked)
+    done = compare(file(tmp_path / "old.json"), new, "--json")
+    assert done.returncode == 0
+    assert [row["load"] for row in json.loads(done.stdout)["rows"]] == ["1"]
 
 
 def test_a_loss_whose_interval_lies_beyond_the_threshold_is_a_regression(tmp_path):

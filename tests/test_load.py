@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -623,9 +624,27 @@ def test_what_fails_once_warm_is_raised_and_the_next_job_gets_its_own_result():
         assert run(job(url)).opened > began
 
 
-def test_a_load_process_that_dies_is_noticed():
+def test_a_load_process_that_always_dies_is_noticed():
     with echo_server(b'{"a": 1}') as url, load_process() as run, pytest.raises(ProcessDiedError):
         run(job(url, check=end_process))
+
+
+def test_a_load_process_that_is_killed_is_replaced_and_the_job_done_once_more():
+    with echo_server(b'{"a": 1}') as url:
+        others, begun = multiprocessing.active_children(), []
+
+        def kill_the_first() -> None:
+            begun.append(time.monotonic())
+            if len(begun) == 1:
+                (process,) = set(multiprocessing.active_children()) - set(others)
+                process.kill()
+
+        with load_process() as run:
+            result = run(job(url), kill_the_first)
+            assert set(result.outcome) == {"ok"}
+            assert len(begun) == 2
+            assert result.opened > begun[0]
+        assert multiprocessing.active_children() == others
 
 
 def command(url: str, body, *options: str) -> list:

@@ -14,7 +14,18 @@ from harness.results.schema import SCHEMA_VERSION
 from harness.results.summary import record_of, row_of
 from harness.show.columns import latency_text
 from harness.suite import read_results
-from tests.builders import NO_USAGE, USAGE, http, load_result, rate, results, row, window, worker
+from tests.builders import (
+    NO_USAGE,
+    USAGE,
+    http,
+    load_result,
+    rate,
+    results,
+    row,
+    variant,
+    window,
+    worker,
+)
 
 
 def test_results_are_the_same_after_a_round_trip(tmp_path):
@@ -65,6 +76,15 @@ def test_only_correct_answers_count_as_throughput():
     assert made.requests["ok"] == 200
     assert made.requests_per_second.mean == pytest.approx(200 / 3)
     assert made.warnings == ["failed requests: 100 connection_error"]
+
+
+def test_http_errors_are_counted_by_status_in_the_row_and_in_the_file(tmp_path):
+    loads = [load_result(failures=3, statuses={503: 2, 413: 1}), load_result(statuses={503: 5})]
+    made = row(*loads)
+    assert made.http_statuses == {"413": 1, "503": 7}
+    kept = results({"steady": variant(rows=[made])})
+    save(kept, tmp_path / "r.json")
+    assert read_results(tmp_path / "r.json") == kept
 
 
 def test_output_is_counted_in_the_suites_unit():
@@ -151,6 +171,14 @@ def test_cpu_that_the_hypervisor_took_is_told():
     assert any("gave 12 % of a core to others" in each for each in row(usage=stolen).warnings)
     little = replace(USAGE, stolen_percent=2.0)
     assert row(usage=little).warnings == []
+
+
+def test_a_suspended_machine_is_told():
+    asleep = row(usage=replace(USAGE, suspended_s=3.0)).warnings
+    assert any(
+        "suspended, or its clock set, for 9.0 s in 3 of its windows" in each for each in asleep
+    )
+    assert row(usage=replace(USAGE, suspended_s=0.01)).warnings == []
 
 
 def test_a_window_without_any_answer_makes_a_row():

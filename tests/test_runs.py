@@ -1,5 +1,6 @@
 """Whole runs: epochs, blocks and windows, failures that stay visible, Ctrl-C, no wrong server."""
 
+import contextlib
 import io
 import os
 import signal
@@ -12,6 +13,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,13 +21,14 @@ import requests
 from rich.console import Console
 
 from harness import run as running
+from harness.judge.judgement import judged
 from harness.load.connection import wire_format
-from harness.measure import epochs
-from harness.measure.capacity import Capacity, judged
+from harness.measure import capacity, epochs
 from harness.measure.utilisation import ProcessTree
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
 from harness.run import CONTROL, run
+from harness.show.console import capacities
 from harness.suite import read_results
 from tests.numbers.suite import NumbersSuite, NumbersVariant, suite
 
@@ -189,6 +192,65 @@ def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, mon
     assert results.complete
 
 
+def test_a_load_whose_verdicts_are_known_as_asked_is_left_alone_while_others_go_on(monkeypatch):
+    run_ = running.Run(suite("paced", "slowed"), options(Path(), precision=5.0))
+    monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(3)])
+
+    def made(load: str, resolution: float | None) -> SimpleNamespace:
+        return SimpleNamespace(load=load, comparison=SimpleNamespace(resolution_percent=resolution))
+
+    known = [made("1", 4.0), made("1", 4.9), made("4", 3.0), made("4", 5.1)]
+    monkeypatch.setattr(run_, "results", lambda: SimpleNamespace(verdicts=known))
+    assert [load.name for load in run_.unsettled()] == ["4"]
+    known[-1] = made("4", None)
+    assert [load.name for load in run_.unsettled()] == ["4"]
+    known[-1] = made("4", 5.0)
+    assert run_.unsettled() == []
+    monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(2)])
+    assert len(run_.unsettled()) == 2  # a few epochs at least
+
+
+def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_baseline(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        running,
+        "room",
+        lambda _: SimpleNamespace(
+            has_room=lambda *_: False, noting=lambda _: contextlib.nullcontext()
+        ),
+    )
+    results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1], minutes=0.3)
+    blocks = {}
+    for window in results.windows:
+        blocks.setdefault(window.block, set()).add(window.server)
+    pairs = {frozenset(servers) for servers in blocks.values()}
+    others = ("paced", "slowed", CONTROL)
+    assert pairs == {frozenset(["steady", other]) for other in others}
+    assert [v.comparison.ci95 is not None for v in results.verdicts] == [True, True]
+    assert not any(each.error for each in results.variants.values())
+
+
+def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_path, monkeypatch):
+    launched, tries = epochs.Campaign.launched, []
+
+    def crowded(self, spec):
+        if spec.name == "slowed":
+            tries.append(spec.name)
+            if len(tries) < 3:
+                raise ServerFailedError("CUDA out of memory")
+        return launched(self, spec)
+
+    monkeypatch.setattr(epochs.Campaign, "launched", crowded)
+    monkeypatch.setattr("random.Random.sample", lambda _, items, count: list(items)[:count])
+    names = ("steady", "paced", "slowed")
+    results, _ = measured(tmp_path, names, concurrency=[1], minutes=0.2)
+    assert "CUDA out of memory" in results.variants["slowed"].error  # with the baseline alone, too
+    assert len(tries) == 2
+    assert results.variants["slowed"].rows == []
+    assert results.variants["paced"].rows[0].requests["ok"] > 5
+
+
 def test_what_the_workers_did_before_the_window_is_not_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "WARMUP_S", 0.8)
     results, _ = measured(tmp_path, ("steady",), concurrency=[4])
@@ -213,12 +275,15 @@ def test_what_fails_without_a_server_is_an_error_and_the_server_is_measured(tmp_
     assert "what needs no server failed: out of memory" in log
 
 
-def test_open_loop_rows_are_offered_rates(tmp_path):
-    results, _ = measured(tmp_path, ("steady",), rate=[100.0])
-    (row,) = results.variants["steady"].rows
-    assert (row.offered_rate, row.concurrency, row.load.name) == (100.0, None, "100/s")
-    assert row.requests_per_second.mean == pytest.approx(100, rel=0.6)
+def test_open_loop_rows_are_offered_rates_and_what_is_turned_away_is_told(tmp_path):
+    results, _ = measured(tmp_path, ("steady",), rate=[50.0, 3000.0])
+    row, overload = results.variants["steady"].rows
+    assert (row.offered_rate, row.concurrency, row.load.name) == (50.0, None, "50/s")
+    assert row.requests_per_second.mean == pytest.approx(50, rel=0.6)
     assert row.client.mean_send_delay_ms is not None
+    assert overload.requests["ok"] > 0
+    assert overload.http_statuses["503"] == overload.requests["http_error"] > 0
+    assert any("failed requests" in warning for warning in overload.warnings)
 
 
 def test_a_server_that_already_runs_is_measured_and_left_running(tmp_path):
@@ -316,22 +381,52 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     assert not kept.complete
 
 
-def test_capacity_is_searched_once_per_variant_on_a_server_of_its_own(tmp_path, monkeypatch):
-    searched = []
+def test_every_epoch_ends_with_capacity_blocks_of_all_servers_each_at_its_own_rate(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(capacity, "SLOS", 5)  # short windows: how well they know is not asked here
+    wanted = {"concurrency": [4], "slo_p99_ms": 90.0, "epochs": 2, "minutes": 0.2}
+    results, log = measured(tmp_path, ("paced", "slowed"), **wanted)
+    assert "0.4 min, half of it for capacities at p99 90 ms, 2 epoch(s)" in log
+    blocks: dict[tuple[int, int], list] = {}
+    for window in results.capacity_windows:
+        blocks.setdefault((window.epoch, window.block), []).append(window)
+    servers = {tuple(sorted(each.server for each in block)) for block in blocks.values()}
+    assert servers == {("A/A control", "paced", "slowed")}
+    assert {epoch for epoch, _ in blocks} == {0, 1}
+    assert len({each.offered_rate for block in blocks.values() for each in block}) > 5
+    for epoch in (0, 1):
+        ordinary = {window.block for window in results.windows if window.epoch == epoch}
+        assert max(ordinary) < min(block for of, block in blocks if of == epoch)
+    assert any(each.late == 0 < each.requests["ok"] for each in results.capacity_windows)
+    assert any(each.late > 0 for each in results.capacity_windows)
+    assert results.variants["paced"].error is None
+    assert results.variants["paced"].capacity.requests_per_second.mean < 50  # 20 ms each
+    assert judged(read_results(tmp_path / "benchmark_results.json")) == results
 
-    def one_window(job, run_load, slo_p99_ms):
-        searched.append(job.url)
-        load = run_load(replace(job, rate=40.0, duration_s=0.5))
-        return Capacity(slo_p99_ms, 40.0, 42.0, [judged(40.0, load, slo_p99_ms)])
 
-    monkeypatch.setattr(epochs, "capacity", one_window)
-    names = ("steady", "stillborn")
-    measured(tmp_path, names, concurrency=[1], slo_p99_ms=400.0)
-    steady, stillborn = read_results(tmp_path / "benchmark_results.json").variants.values()
-    assert len(searched) == 1
-    assert steady.capacity.text == "at least 40 requests/s, below 42"
-    assert steady.capacity.windows[0].requests["ok"] > 5
-    assert (steady.error, stillborn.capacity) == (None, None)
+def test_windows_that_do_not_fit_into_the_time_are_not_begun_and_the_capacity_is_unknown(tmp_path):
+    results, _ = measured(tmp_path, ("paced",), concurrency=[4], slo_p99_ms=3000.0)
+    assert results.complete
+    assert results.capacity_windows == []
+    assert results.variants["paced"].rows
+    assert capacities(results) == [
+        "paced: capacity at p99 3000 ms: not known in the time there was"
+    ]
+
+
+def test_a_server_that_answers_no_lone_request_after_a_window_has_failed(tmp_path, monkeypatch):
+    def impatient(job, after):
+        return replace(capacity_lone(job, after), timeout_s=0.001)
+
+    capacity_lone = epochs.lone_job
+    monkeypatch.setattr(capacity, "SLOS", 5)
+    monkeypatch.setattr(epochs, "lone_job", impatient)
+    wanted = {"concurrency": [4], "slo_p99_ms": 90.0, "minutes": 0.15}
+    results, log = measured(tmp_path, ("paced",), **wanted)
+    assert "no correct answer after" in results.variants["paced"].error
+    assert "requests/s were offered" in log
+    assert results.variants["paced"].rows
 
 
 KILLED = """

@@ -73,6 +73,8 @@ def test_a_variant_whose_step_below_was_left_out_is_judged_against_the_baseline(
 def test_a_step_is_judged_at_the_highest_load():
     assert gains(run())["quick"].comparison.percent == 20.0
     assert sweep_table("image-size", {28: run()}).row_count == 2
+    capacity = verdict("quick", "capacity (p99 50 ms)", 70.0)
+    assert gains(replace(run(), verdicts=[*run().verdicts, capacity])) == gains(run())
 
 
 def test_the_picture_names_unit_and_values_and_lacks_nothing_where_a_variant_failed():

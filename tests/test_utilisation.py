@@ -89,14 +89,14 @@ def test_a_remote_server_has_no_cpu_here():
 
 
 def test_gpu_readings_are_averaged_and_missing_ones_stay_missing():
-    readings = [GpuReading(40.0, 10, 100.0, 5.0), GpuReading(60.0, 30, None, 9.0)]
+    readings = [GpuReading(40.0, 10, 80, 100.0, 5.0), GpuReading(60.0, 30, 80, None, 9.0)]
     usage = gpu_usage(readings)
     assert usage == {"gpu_percent": 50.0, "gpu_memory_bytes": 30, "gpu_power_w": 100.0}
     assert set(gpu_usage([]).values()) == {None}
 
 
 def test_the_gpu_is_sampled_while_a_window_lasts():
-    reader = SimpleNamespace(names=["a card"], read=lambda: GpuReading(70.0, 5, 90.0, 1.0))
+    reader = SimpleNamespace(names=["a card"], read=lambda: GpuReading(70.0, 5, 80, 90.0, 1.0))
     with Meter(reader).gpu_samples() as samples:
         time.sleep(0.35)
     assert len(samples) >= 1
@@ -107,10 +107,18 @@ def test_the_gpu_is_sampled_while_a_window_lasts():
 
 def test_energy_is_what_was_drawn_between_the_readings():
     def reading(moment: float, energy_j: float | None) -> Reading:
-        return Reading(moment, 0.0, 0.0, None, GpuReading(None, None, None, energy_j))
+        return Reading(moment, moment, 0.0, 0.0, None, GpuReading(None, None, None, None, energy_j))
 
     assert usage_between(reading(0, 10.0), reading(2, 210.0), []).gpu_energy_j == 200.0
     assert usage_between(reading(0, None), reading(2, 210.0), []).gpu_energy_j is None
+
+
+def test_a_clock_on_the_wall_that_runs_ahead_means_that_the_machine_slept():
+    def slept(wall_s: float) -> float:
+        first = Reading(1.0, 100.0, 0.0, 0.0, None, None)
+        return usage_between(first, Reading(3.0, wall_s, 0.0, 0.0, None, None), []).suspended_s
+
+    assert (slept(102.0), slept(107.5), slept(90.0)) == (0.0, 5.5, 0.0)
 
 
 def without_nvml() -> None:
@@ -124,9 +132,9 @@ def test_without_a_gpu_there_is_no_reader(monkeypatch):
 
 
 def test_gputil_is_the_fallback_and_its_nan_is_missing(monkeypatch):
-    card = SimpleNamespace(name="a card", load=math.nan, memoryUsed=2.0)
+    card = SimpleNamespace(name="a card", load=math.nan, memoryUsed=2.0, memoryTotal=8.0)
     monkeypatch.setattr(pynvml, "nvmlInit", without_nvml)
     monkeypatch.setattr(GPUtil, "getGPUs", lambda: [card])
     reader = gpu_reader()
     assert reader.names == ["a card"]
-    assert reader.read() == GpuReading(None, 2 << 20, None, None)
+    assert reader.read() == GpuReading(None, 2 << 20, 8 << 20, None, None)

@@ -94,7 +94,7 @@ def test_wrong_answers_carry_no_verdict_however_fast():
 def test_one_block_gives_no_interval_and_no_verdict():
     made = judged_results({"plain": 100.0, "better": 200.0}, epochs=1, blocks=1)
     assert made.verdicts[0].comparison.text == "undecided: not measured together in two blocks"
-    assert widest_percent(made.verdicts) is None
+    assert widest_percent(made.verdicts) == {"1": math.inf}
 
 
 def test_the_control_counts_for_the_baseline_and_is_compared_with_it():

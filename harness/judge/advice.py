@@ -6,6 +6,7 @@ taken for equal, and both are named.
 
 from collections.abc import Callable
 
+from harness.judge.capacity import is_capacity
 from harness.judge.estimation import Estimate, equivalent
 from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED
 from harness.results.schema import Comparison, Verdict
@@ -17,7 +18,8 @@ Compare = Callable[[str, str, str], Estimate | None]
 
 
 def advice(verdicts: list[Verdict], baseline: str | None, compare: Compare) -> list[str]:
-    """One sentence per variant that wins somewhere, then one per use; empty without verdicts.
+    """One sentence per variant that wins somewhere, then one per use, capacity last; empty without
+    verdicts.
 
     Args:
         verdicts: of the run.
@@ -28,8 +30,13 @@ def advice(verdicts: list[Verdict], baseline: str | None, compare: Compare) -> l
     for verdict in verdicts:
         if verdict.against == baseline and verdict.comparison.ci95:
             by_load.setdefault(verdict.load, {})[verdict.variant] = verdict.comparison
-    if not by_load:
-        return []
+    carried = {load: by_load.pop(load) for load in list(by_load) if is_capacity(load)}
+    uses = [f"best for {load}: {best(baseline, load, carried, compare)}" for load in carried]
+    return uses_of(baseline, by_load, compare) + uses if by_load else uses
+
+
+def uses_of(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> list[str]:
+    """What to use under which of the loads that were measured."""
     loads = list(by_load)
     names = list(dict.fromkeys(name for each in by_load.values() for name in each))
     wins = [crossover(name, baseline, by_load) for name in names]

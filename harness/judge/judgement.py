@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from harness.judge.advice import advice
+from harness.judge.capacity import capacities, capacity_fits
 from harness.judge.estimation import Estimate, equivalent
 from harness.judge.verdicts import MARGIN_PERCENT, LoadFit, aa_control, load_fits, verdicts
 from harness.results.schema import Best, Results
@@ -11,7 +12,9 @@ from harness.results.schema import Best, Results
 
 def judged(results: Results) -> Results:
     """The results with everything that follows from their windows."""
-    fits = load_fits(results.windows, results.loads)
+    known = capacity_fits(results.capacity_windows)
+    fits = load_fits(results.windows, results.loads) | known
+    carried = capacities(results.capacity_windows, known)
     baseline = results.baseline
     made = verdicts(fits, results.builds_on, baseline, results.measured_s / 60)
 
@@ -20,6 +23,10 @@ def judged(results: Results) -> Results:
 
     return replace(
         results,
+        variants={
+            name: replace(variant, capacity=carried.get(name, variant.capacity))
+            for name, variant in results.variants.items()
+        },
         verdicts=made,
         aa_control=aa_control(fits, baseline),
         best={load: each for load, fit in fits.items() if (each := best(fit, results.builds_on))},

@@ -24,6 +24,7 @@ from harness.judge.estimation import (
     holm,
     launch_variance,
 )
+from harness.measure.capacity import CapacityWindow
 from harness.results.rows import Rate
 from harness.results.schema import Comparison, Verdict, WindowRecord
 
@@ -43,12 +44,14 @@ class LoadFit:
             replicates.
         servers: by variant, its servers.
         wrong: by variant, how many answers were wrong.
+        lacking: what a comparison without an interval lacks.
     """
 
     fit: Fit
     variance: Variance | None
     servers: Mapping[str, list[str]]
     wrong: Mapping[str, int]
+    lacking: str = "not measured together in two blocks"
 
     def estimate(self, mine: Sequence[str], theirs: Sequence[str]) -> Estimate | None:
         """How much faster some servers are than others; None if that cannot be told."""
@@ -109,7 +112,7 @@ def servers_of(windows: Sequence[WindowRecord]) -> dict[str, list[str]]:
     return servers
 
 
-def wrong_answers(windows: Sequence[WindowRecord]) -> dict[str, int]:
+def wrong_answers(windows: Sequence[WindowRecord | CapacityWindow]) -> dict[str, int]:
     """By variant, how many answers were wrong."""
     wrong: dict[str, int] = {}
     for window in windows:
@@ -154,7 +157,9 @@ def verdicts(
             *each,
             not_counted(fits[each[2]], each[:2])
             if each not in estimates
-            else comparison(estimates[each], adjusted.get(each), len(comparable), minutes),
+            else comparison(
+                estimates[each], adjusted.get(each), len(comparable), minutes, fits[each[2]].lacking
+            ),
         )
         for each in asked
     ]
@@ -168,7 +173,8 @@ def aa_control(fits: Mapping[str, LoadFit], baseline: str | None) -> dict[str, C
         if len(servers) == 2:
             first, second = sorted(servers, key=lambda server: server != baseline)
             estimate = fit.estimate([second], [first])
-            controls[load] = comparison(estimate, estimate and estimate.p_value, 1, math.inf)
+            p_value = estimate and estimate.p_value
+            controls[load] = comparison(estimate, p_value, 1, math.inf, fit.lacking)
     return controls
 
 
@@ -180,12 +186,15 @@ def not_counted(fit: LoadFit, variants: Sequence[str]) -> Comparison:
 
 
 def comparison(
-    estimate: Estimate | None, p_holm: float | None, comparisons: int, minutes: float
+    estimate: Estimate | None,
+    p_holm: float | None,
+    comparisons: int,
+    minutes: float,
+    lacking: str,
 ) -> Comparison:
     """The verdict on a difference, one of so many."""
     if estimate is None:
-        text = f"{UNDECIDED}: not measured together in two blocks"
-        return Comparison(None, None, None, None, UNDECIDED, text)
+        return Comparison(None, None, None, None, UNDECIDED, f"{UNDECIDED}: {lacking}")
     percent, (low, high) = in_percent(estimate.value), map(in_percent, estimate.interval())
     made = partial(Comparison, percent, (low, high), half_width(*estimate.interval()), p_holm)
     if p_holm < 1 - CONFIDENCE:
@@ -235,7 +244,11 @@ def bounds(low: float, high: float, faster: bool) -> str:
     return f"[{low:.0f}, {high:.0f}]" if faster else f"[{-high:.0f}, {-low:.0f}]"
 
 
-def widest_percent(made: Sequence[Verdict]) -> float | None:
-    """The resolution of the verdict that is known worst; None where one has no interval."""
-    widths = [verdict.comparison.resolution_percent for verdict in made]
-    return None if not widths or None in widths else max(widths)
+def widest_percent(made: Sequence[Verdict]) -> dict[str, float]:
+    """By load, the resolution of the verdict that is known worst; infinite without an interval."""
+    widest: dict[str, float] = {}
+    for verdict in made:
+        resolution = verdict.comparison.resolution_percent
+        known = math.inf if resolution is None else resolution
+        widest[verdict.load] = max(known, widest.get(verdict.load, 0.0))
+    return widest

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from harness.load.closed_loop import ClosedLoop
 from harness.load.connection import Answer
@@ -14,7 +14,7 @@ from harness.load.events import events
 from harness.load.job import HTTP_ERROR, OK, WRONG_ANSWER, Job, LoadResult
 from harness.load.loop import LoadLoop
 from harness.load.open_loop import OpenLoop
-from harness.process.module_process import ModuleProcess, notify_caller
+from harness.process.module_process import ModuleProcess, ProcessDiedError, notify_caller
 
 try:
     from uvloop import new_event_loop
@@ -108,28 +108,42 @@ def load_process() -> Iterator[Callable[..., LoadResult]]:
     """A process of its own that runs jobs, one at a time.
 
     Call what this yields with a Job and, if something is to be done once the warm-up is over, a
-    function; what that raises is raised after the job. Raises ProcessDiedError if the process ends,
-    TimeoutError if it does not answer in time.
+    function; what that raises is raised after the job. If the process ends or does not answer in
+    time, another one does the job once more, warm-up and function included; if that fails as well,
+    raises ProcessDiedError or TimeoutError.
     """
-    with ModuleProcess("harness.load.runner") as process:
+    module = "harness.load.runner"
+    with ExitStack() as processes:
+        process = processes.enter_context(ModuleProcess(module))
 
         def run(job: Job, once_warm: Callable[[], None] | None = None) -> LoadResult:
-            failures: list[Exception] = []
-
-            def on_notice() -> None:
-                try:
-                    if once_warm:
-                        once_warm()
-                except Exception as error:  # the job goes on, and its result must be fetched
-                    failures.append(error)
-
-            limit_s = job.limit_s + REPLY_LIMIT_S
-            result = process("run_and_notify", job, timeout_s=limit_s, on_notice=on_notice)
-            if failures:
-                raise failures[0]
-            return result
+            nonlocal process
+            try:
+                return run_in(process, job, once_warm)
+            except (ProcessDiedError, TimeoutError):
+                process.close()
+                process = processes.enter_context(ModuleProcess(module))
+                return run_in(process, job, once_warm)
 
         yield run
+
+
+def run_in(process: ModuleProcess, job: Job, once_warm: Callable[[], None] | None) -> LoadResult:
+    """Run a job in that process; what `once_warm` raises is raised after the job."""
+    failures: list[Exception] = []
+
+    def on_notice() -> None:
+        try:
+            if once_warm:
+                once_warm()
+        except Exception as error:  # the job goes on, and its result must be fetched
+            failures.append(error)
+
+    limit_s = job.limit_s + REPLY_LIMIT_S
+    result = process("run_and_notify", job, timeout_s=limit_s, on_notice=on_notice)
+    if failures:
+        raise failures[0]
+    return result
 
 
 def run_and_notify(job: Job) -> LoadResult:

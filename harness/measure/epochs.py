@@ -3,8 +3,11 @@
 An epoch launches all servers, the baseline twice (A/A control), warms each at every load, and
 freezes them (SIGSTOP). A block draws a load; every server is thawed in turn, measured for one short
 window, and frozen again, in an order that balances who follows whom. Drift, noise and the luck of a
-launch so fall on all alike. The no-op servers, and the same work without a server, join the blocks
-of the highest load: a ceiling and what stands under it come from the same minutes.
+launch so fall on all alike. The no-op servers, and the same work without a server, join some blocks
+of the highest load: a ceiling and what stands under it come from the same minutes. Where memory
+does not hold all servers, fewer are up at a time, each time with a baseline beside them. Where
+capacity is asked for, an epoch ends with capacity blocks: each server's windows are at rates of
+its own.
 """
 
 import contextlib
@@ -18,12 +21,23 @@ from typing import NamedTuple
 
 from harness.load.echo_server import echo_server
 from harness.load.job import Job, LoadResult
-from harness.measure.capacity import Capacity, capacity
+from harness.load.latency import latency_ms, request_counts
+from harness.measure.capacity import (
+    FIRST_GUESS,
+    WINDOWS,
+    CapacityWindow,
+    Search,
+    Trial,
+    late_answers,
+    lone_job,
+    offered_job,
+)
 from harness.measure.gpu import GpuReader
 from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
+from harness.measure.room import Room, lacked_memory
 from harness.measure.utilisation import Meter, ProcessTree, usage_between
-from harness.measure.window import OfferedLoad, Record, Window, work_between
+from harness.measure.window import OfferedLoad, Record, Window, mean, work_between
 from harness.process.launch import Server, ServerFailedError, running_server
 
 CLIENT_CEILING_S = 0.5
@@ -35,6 +49,7 @@ WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they a
 LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests it holds
 NO_OP = "no-op server"
 LEAST_BLOCKS = 2  # of every load in an epoch: a single one carries no interval
+CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
 
@@ -66,10 +81,11 @@ class Plan:
         path: where they are POSTed.
         sample_answer: for the echo server.
         loads: the offered loads, in order.
-        epochs: how often every server is launched; the most of it where `precise` decides.
-        seconds: for all epochs, launches included.
+        epochs: how often every server is launched; the most of it where `unsettled` decides.
+        seconds: for all epochs, launches included, capacity blocks not.
         seed: of the order of loads and servers.
         slo_p99_ms: the SLO under which capacity is searched; None not to search.
+        capacity_seconds: for the capacity blocks of all epochs, at most.
         no_op_flags: of the no-op server, besides its shape.
         prepare: what the suite measures without a server, once the first servers are up.
         in_process: a variant's requests/s without a server; None if it is not measured.
@@ -85,14 +101,10 @@ class Plan:
     seconds: float
     seed: int
     slo_p99_ms: float | None
+    capacity_seconds: float
     no_op_flags: tuple[str, ...]
     prepare: Callable[[], None]
     in_process: Callable[[str], float | None]
-
-    def searched(self) -> list[ServerSpec]:
-        """Whose capacity is searched, one per variant: the search repeats its windows itself."""
-        first = {spec.variant: spec for spec in reversed(self.servers)}
-        return [spec for spec in self.servers if spec is first[spec.variant] and self.slo_p99_ms]
 
 
 @dataclass
@@ -138,56 +150,66 @@ class Measured:
         records: of each server, by its name.
         no_ops: of each no-op server, by its shape.
         client_ceilings: requests/s that the client can measure at most, by load.
-        capacities: by variant.
+        capacity_windows: in order.
         seconds: of all epochs so far.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     no_ops: dict[Shape, Record] = field(default_factory=dict)
     client_ceilings: dict[OfferedLoad, float] = field(default_factory=dict)
-    capacities: dict[str, Capacity] = field(default_factory=dict)
+    capacity_windows: list[CapacityWindow] = field(default_factory=list)
     seconds: float = 0.0
 
 
 class Campaign:
-    """Measuring in progress."""
+    """Measuring in progress.
+
+    Args:
+        room: whether memory has room for one more server.
+        announce: called with the step that begins, and the share of the time that has passed.
+        report_failure: called with the name of what failed, and why.
+        save: called after every block.
+        unsettled: the loads to measure in the next epoch; none to stop.
+    """
 
     def __init__(
         self,
         plan: Plan,
         run_load: RunLoad,
         gpu: GpuReader | None,
+        room: Room,
         announce: Callable[[str, float], None],
         report_failure: Callable[[str, str], None],
         save: Callable[[], None],
-        precise: Callable[[], bool],
+        unsettled: Callable[[], list[OfferedLoad]],
     ) -> None:
-        self.plan, self.run_load = plan, run_load
+        self.plan, self.run_load, self.room = plan, run_load, room
         self.meter = Meter(gpu)
         self.announce, self.report_failure = announce, report_failure
-        self.save, self.precise = save, precise
+        self.save, self.unsettled = save, unsettled
         self.random = random.Random(plan.seed)
         self.measured = Measured()
         self.rates: dict[tuple[str, OfferedLoad], float] = {}  # requests/s, for a window's length
+        self.searches: dict[str, Search] = {}  # for the capacity of a server, by its name
+        self.capacity_s = 0.0  # spent in capacity blocks so far
         self.block = 0
+        self.prepared = False
 
     def measure(self) -> None:
-        """All epochs, then the searches; everything is saved after every block."""
+        """All epochs; everything is saved after every block."""
         self.announce("client", 0.0)
         self.measure_client()
         self.began = time.monotonic()
         for epoch in range(self.plan.epochs):
-            self.measure_epoch(epoch)
-            if self.precise():
+            loads = self.unsettled()
+            if not loads:
                 break
-        for spec in self.plan.searched():
-            self.announce(f"capacity of {spec.variant}", self.elapsed_share())
-            self.search_capacity(spec)
-            self.save()
+            self.measure_epoch(epoch, loads)
 
     def elapsed_share(self) -> float:
         """Share of the time that has passed."""
-        return min(1.0, (time.monotonic() - self.began) / self.plan.seconds)
+        seconds = self.plan.seconds + self.plan.capacity_seconds
+        return min(1.0, (time.monotonic() - self.began) / seconds)
 
     def measure_client(self) -> None:
         """What this client can measure at most: the same requests to the echo server."""
@@ -202,32 +224,76 @@ class Campaign:
                 load = self.run_load(job)
                 self.measured.client_ceilings[offered] = len(load.ended) / load.window_s
 
-    def measure_epoch(self, epoch: int) -> None:
-        """Launch all servers, measure blocks until this epoch's time is up, end all servers."""
-        deadline = self.began + self.plan.seconds * (epoch + 1) / self.plan.epochs
-        running: dict[ServerSpec, Running] = {}
-        no_ops: dict[Shape, Running] = {}
-        try:
-            for spec in self.random.sample(self.plan.servers, len(self.plan.servers)):
-                self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
-                with self.failures_of(spec):
-                    running[spec] = self.launched(spec)
-                    with self.ended_if_failing(spec, running):
-                        self.warm(spec, running[spec])
-            self.launch_no_ops(running, no_ops)
-            if epoch == 0:
-                self.announce("what needs no server", self.elapsed_share())
-                self.prepare()
-            self.measure_blocks(epoch, running, no_ops, deadline)
-            self.note_memory(running)
-        finally:
-            for each in [*running.values(), *no_ops.values()]:
-                each.exit.close()
+    def measure_epoch(self, epoch: int, loads: list[OfferedLoad]) -> None:
+        """Measure all servers until this epoch's time is up: together, if memory holds them all,
+        else as many at a time as it holds, the baseline beside each lot.
+        """
+        baseline = self.plan.servers[0]
+        waiting = self.random.sample(self.plan.servers, len(self.plan.servers))
+        while waiting:
+            left = self.measure_together(epoch, loads, waiting)
+            waiting = [baseline, *(spec for spec in left if spec != baseline)] if left else []
         self.measured.seconds = time.monotonic() - self.began
         self.save()
 
+    def measure_together(
+        self, epoch: int, loads: list[OfferedLoad], waiting: list[ServerSpec]
+    ) -> list[ServerSpec]:
+        """Launch as many servers as memory holds, measure and end them; returns the others."""
+        until_s = self.plan.seconds * (epoch + 1) / self.plan.epochs
+        deadline = self.began + self.capacity_s + until_s
+        running: dict[ServerSpec, Running] = {}
+        no_ops: dict[Shape, Running] = {}
+        try:
+            left = self.launch(epoch, loads, waiting, running)
+            self.launch_no_ops(running, no_ops)
+            if not self.prepared:
+                self.prepare()
+            now, share = time.monotonic(), len(running) / max(1, len(running) + len(left))
+            self.measure_blocks(epoch, loads, running, no_ops, now + share * (deadline - now))
+            self.note_memory(running)
+            self.measure_capacity(epoch, running)
+        finally:
+            for each in [*running.values(), *no_ops.values()]:
+                each.exit.close()
+        return left
+
+    def launch(
+        self,
+        epoch: int,
+        loads: list[OfferedLoad],
+        waiting: list[ServerSpec],
+        running: dict[ServerSpec, Running],
+    ) -> list[ServerSpec]:
+        """Launch and warm servers into `running`; returns those that memory has no room for.
+
+        Room is kept for the baseline, which every other server is compared with. What fails for
+        want of memory is tried again later, unless it had only the baseline beside it.
+        """
+        left, baseline = [], self.plan.servers[0]
+        for spec in waiting:
+            crowded = any(other != baseline for other in running)
+            kept = () if baseline in running else (baseline.name,)
+            if crowded and spec != baseline and not self.room.has_room(spec.name, *kept):
+                left.append(spec)
+                continue
+            self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
+            with self.failures_of(spec):
+                try:
+                    with self.room.noting(spec.name):
+                        running[spec] = self.launched(spec)
+                        with self.ended_if_failing(spec, running):
+                            self.warm(spec, running[spec], loads)
+                except ServerFailedError as error:
+                    if not (crowded and lacked_memory(str(error))):
+                        raise
+                    left.append(spec)
+        return left
+
     def prepare(self) -> None:
         """What the suite measures without a server; servers are measured even if that fails."""
+        self.announce("what needs no server", self.elapsed_share())
+        self.prepared = True
         try:
             self.plan.prepare()
         except RuntimeError as error:  # out of memory mostly; measure_in_process names the variant
@@ -247,9 +313,9 @@ class Campaign:
             tree = ProcessTree(server.pid, stats) if server.pid else None
             return Running(server, exit_.pop_all(), tree, launched=self.plan.attached is None)
 
-    def warm(self, spec: ServerSpec, running: Running) -> None:
+    def warm(self, spec: ServerSpec, running: Running, loads: list[OfferedLoad]) -> None:
         """Load a new server once at every load, note how fast it is, and freeze it."""
-        for offered in self.plan.loads:
+        for offered in loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
             load = self.run_load(job)
             if not load.correct_in_window and not load.outputs_in_window:
@@ -278,38 +344,38 @@ class Campaign:
     def measure_blocks(
         self,
         epoch: int,
+        loads: list[OfferedLoad],
         running: dict[ServerSpec, Running],
         no_ops: dict[Shape, Running],
         deadline: float,
     ) -> None:
         """Blocks until the deadline, and of every load LEAST_BLOCKS at least."""
-        loads = self.plan.loads
-        cycles = itertools.count()
         orders = {load: balanced_orders(list(running), self.random) for load in loads}
-        while running and (next(cycles) < LEAST_BLOCKS or time.monotonic() < deadline):
+        for cycle in itertools.count():
+            if not running or (cycle >= LEAST_BLOCKS and time.monotonic() >= deadline):
+                break
             for offered in self.random.sample(loads, len(loads)):
-                self.measure_block(epoch, running, no_ops, offered, next(orders[offered]))
+                self.measure_block(epoch, running, offered, next(orders[offered]))
+                if offered == self.plan.loads[-1] and cycle % CEILINGS_EVERY == 0:
+                    self.measure_no_ops(epoch, no_ops, offered)
+                    self.measure_in_process(epoch, running)
+                self.block += 1
+                self.measured.seconds = time.monotonic() - self.began
+                self.save()
 
     def measure_block(
         self,
         epoch: int,
         running: dict[ServerSpec, Running],
-        no_ops: dict[Shape, Running],
         offered: OfferedLoad,
         order: list[ServerSpec],
     ) -> None:
-        """A window of every server, and of the highest load the ceilings."""
+        """A window of every server."""
         share = self.elapsed_share()
         self.announce(f"epoch {epoch + 1}, block {self.block + 1}: {offered.name}", share)
         for spec in order:
             if spec in running:
                 self.measure_server(epoch, spec, offered, running)
-        if offered == self.plan.loads[-1]:
-            self.measure_no_ops(epoch, no_ops, offered)
-            self.measure_in_process(epoch, running)
-        self.block += 1
-        self.measured.seconds = time.monotonic() - self.began
-        self.save()
 
     def measure_server(
         self,
@@ -401,16 +467,89 @@ class Campaign:
                 record = self.measured.records[spec.name]
                 record.memory_bytes = max(record.memory_bytes or 0, each.tree.memory_bytes())
 
-    def search_capacity(self, spec: ServerSpec) -> None:
-        """Launch a server once more, and find the rate at which it still keeps the SLO."""
-        with self.failures_of(spec):
-            running = self.launched(spec)
-            try:
-                job = self.job(running.server, LONE)
-                slo_p99_ms = self.plan.slo_p99_ms
-                self.measured.capacities[spec.variant] = capacity(job, self.run_load, slo_p99_ms)
-            finally:
-                running.exit.close()
+    def measure_capacity(self, epoch: int, running: dict[ServerSpec, Running]) -> None:
+        """Capacity blocks until these servers' share of the time is up, or all searches settled.
+
+        A block that would not end in time is not begun: where windows have to be that long, the
+        capacity is not known in the time there was.
+        """
+        if not self.plan.slo_p99_ms or not running:
+            return
+        began, order = time.monotonic(), balanced_orders(list(running), self.random)
+        share = len(running) / len(self.plan.servers)
+        deadline = began + share * self.plan.capacity_seconds / self.plan.epochs
+        for spec in running:
+            self.search(spec).begin_epoch()
+        while any(not self.search(spec).settled for spec in running):
+            jobs = [self.capacity_job(spec, running) for spec in running]
+            block_s = sum(job.warmup_s + job.duration_s for job in jobs)
+            if time.monotonic() + block_s > deadline:
+                break
+            self.measure_capacity_block(epoch, running, next(order))
+        self.capacity_s += time.monotonic() - began
+
+    def search(self, spec: ServerSpec) -> Search:
+        """The search for this server's capacity, which begins below what it answered so far."""
+        if spec.name not in self.searches:
+            load = self.plan.loads[-1]
+            answered = [
+                each.load.requests_per_second
+                for each in self.measured.records[spec.name].at(load.name)
+            ]
+            # where no answer was complete in any window, one rate is as good as another
+            self.searches[spec.name] = Search(FIRST_GUESS * (mean(answered) or 1.0))
+        return self.searches[spec.name]
+
+    def capacity_job(self, spec: ServerSpec, running: dict[ServerSpec, Running]) -> Job:
+        """The next window of this server."""
+        plan, job = self.plan, self.job(running[spec].server, LONE)
+        most_s = plan.capacity_seconds / plan.epochs / len(plan.servers) / WINDOWS
+        return offered_job(job, self.search(spec).next_rate, plan.slo_p99_ms, most_s)
+
+    def measure_capacity_block(
+        self, epoch: int, running: dict[ServerSpec, Running], order: list[ServerSpec]
+    ) -> None:
+        """A window of every server, each at its own next rate."""
+        step = f"epoch {epoch + 1}, block {self.block + 1}: capacity"
+        self.announce(step, self.elapsed_share())
+        for spec in order:
+            if spec in running:
+                with self.failures_of(spec), self.ended_if_failing(spec, running):
+                    self.measure_offered_rate(epoch, spec, running)
+        self.block += 1
+        self.measured.seconds = time.monotonic() - self.began
+        self.save()
+
+    def measure_offered_rate(
+        self, epoch: int, spec: ServerSpec, running: dict[ServerSpec, Running]
+    ) -> None:
+        """One window; ServerFailedError if no lone request comes through after it."""
+        server, job = running[spec].server, self.capacity_job(spec, running)
+        try:
+            running[spec].thaw()
+            load = self.run_load(job)
+            lone = self.run_load(lone_job(self.job(server, LONE), job))
+            if lone.correct_in_window:
+                server.stats()  # checks that it is still the one that was launched
+        finally:
+            running[spec].freeze()
+        if not lone.correct_in_window:
+            offered = f"{job.rate:.4g} requests/s were offered"
+            raise ServerFailedError(f"no correct answer after {offered}{server.tail()}")
+        window = CapacityWindow(
+            server=spec.name,
+            variant=spec.variant,
+            epoch=epoch,
+            block=self.block,
+            slo_p99_ms=self.plan.slo_p99_ms,
+            offered_rate=job.rate,
+            seconds=job.duration_s,
+            requests=request_counts(load),
+            late=late_answers(load, self.plan.slo_p99_ms),
+            latency_ms=latency_ms(load.correct_latency_s),
+        )
+        self.measured.capacity_windows.append(window)
+        self.search(spec).add(Trial(job.rate, window.late, window.requests["sent"]))
 
     def job(self, server: Server, offered: OfferedLoad) -> Job:
         """The requests to this server, under this load, in an order of their own."""
@@ -436,7 +575,7 @@ class Campaign:
                 mark()
             finally:
                 running.freeze()
-        (before, first), (after, last) = marks[0], marks[-1]
+        (before, first), (after, last) = marks[-2:]  # of the job's last attempt
         workers, http = work_between(before, after)
         usage = usage_between(first, last, gpu)
         return Window(load, usage, workers, http, epoch=epoch, block=self.block)

@@ -17,12 +17,14 @@ class GpuReading:
         percent: share of the driver's last sampling period (1/6 to 1 s) in which any kernel ran:
             not how full it was.
         memory_bytes: memory in use, by everybody.
+        memory_total_bytes: memory there is.
         power_w: power drawn.
         energy_j: energy drawn since the driver was loaded.
     """
 
     percent: float | None
     memory_bytes: int | None
+    memory_total_bytes: int | None
     power_w: float | None
     energy_j: float | None
 
@@ -56,6 +58,7 @@ class NvmlReader:
         return GpuReading(
             percent=utilisation and float(utilisation.gpu),
             memory_bytes=memory and int(memory.used),
+            memory_total_bytes=memory and int(memory.total),
             power_w=None if power is None else power / 1e3,
             energy_j=None if energy is None else energy / 1e3,
         )
@@ -81,8 +84,11 @@ class GputilReader:
     def read(self) -> GpuReading:
         gpu = self.read_all()[0]
         percent = None if math.isnan(gpu.load) else 100 * gpu.load
-        memory = None if math.isnan(gpu.memoryUsed) else int(gpu.memoryUsed * 2**20)
-        return GpuReading(percent, memory, None, None)
+        used, total = (
+            None if math.isnan(mebibytes) else int(mebibytes * 2**20)
+            for mebibytes in (gpu.memoryUsed, gpu.memoryTotal)
+        )
+        return GpuReading(percent, used, total, None, None)
 
 
 def gpu_reader() -> GpuReader | None:

@@ -28,6 +28,7 @@ class Usage:
 
     Attributes:
         seconds: between its two readings.
+        suspended_s: what the clock on the wall moved beyond that: the machine slept, or was set.
         machine_percent: CPU busy for anybody, percent of one core.
         stolen_percent: CPU that the hypervisor gave to others, percent of one core.
         role_cpu_s: CPU seconds of the server's HTTP processes, queue manager with parent, workers.
@@ -35,6 +36,7 @@ class Usage:
     """
 
     seconds: float | None = None
+    suspended_s: float | None = None
     machine_percent: float | None = None
     stolen_percent: float | None = None
     role_cpu_s: dict[str, float] | None = None
@@ -46,9 +48,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reading:
-    """One look: monotonic time, cumulative CPU seconds of machine, thieves and server's roles."""
+    """One look: the monotonic clock (which stands still while a machine sleeps) and that on the
+    wall, cumulative CPU seconds of machine, thieves and server's roles.
+    """
 
     moment: float
+    wall_s: float
     machine_s: float
     stolen_s: float
     role_s: dict[str, float] | None
@@ -118,6 +123,7 @@ class Meter:
         machine_s += getattr(busy, "irq", 0.0) + getattr(busy, "softirq", 0.0)
         return Reading(
             time.monotonic(),
+            time.time(),
             machine_s,
             getattr(busy, "steal", 0.0),
             tree.cpu_s() if tree else None,
@@ -155,6 +161,7 @@ def usage_between(before: Reading, after: Reading, gpu: Iterable[GpuReading]) ->
         roles = {role: after.role_s[role] - used for role, used in before.role_s.items()}
     return Usage(
         seconds=seconds,
+        suspended_s=max(0.0, after.wall_s - before.wall_s - seconds),
         machine_percent=100 * (after.machine_s - before.machine_s) / seconds,
         stolen_percent=100 * (after.stolen_s - before.stolen_s) / seconds,
         role_cpu_s=roles,

@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic.dataclasses import dataclass
 
-from harness.measure.capacity import Capacity
-from harness.results.rows import FINITE, OwnRow, Row
+from harness.measure.capacity import CapacityWindow
+from harness.results.rows import FINITE, OwnRow, Rate, Row
 
 SCHEMA_VERSION = 5
 OwnVariant = TypeVar("OwnVariant")
@@ -31,6 +31,25 @@ class NoOpServer:
     response_path_ms: float
     concurrency: int
     requests_per_second: float
+
+
+@dataclass(frozen=True, config=FINITE)
+class Capacity:
+    """The highest offered rate at which 99 % of the answers come within an SLO.
+
+    Attributes:
+        slo_p99_ms: the SLO, latency from the intended send.
+        requests_per_second: where late answers become more than 1 %, mean over epochs; its interval
+            needs a second epoch. None if no rates tried lie on both sides in the time there was.
+        holds_at: the highest rate below fails_at at which a binomial test rules out, at 95 %, that
+            more are late; None if there is none.
+        fails_at: the lowest rate at which one rules out that fewer are; None likewise.
+    """
+
+    slo_p99_ms: float
+    requests_per_second: Rate | None
+    holds_at: float | None
+    fails_at: float | None
 
 
 @dataclass(frozen=True, config=FINITE, kw_only=True)
@@ -153,9 +172,11 @@ class Results(Generic[OwnRow, OwnVariant]):
             instrument.
         variants: in reading order.
         best: by offered load, the fastest variant and those that are the same within the margin.
-        verdicts: who is faster than whom (harness.judge.verdicts).
+        verdicts: who is faster than whom (harness.judge.verdicts), and who carries more
+            (harness.judge.capacity).
         advice: what the verdicts mean, in sentences (harness.judge.advice).
         windows: every window, in order.
+        capacity_windows: every window at a rate that a search for capacity chose, in order.
     """
 
     suite: str
@@ -175,6 +196,7 @@ class Results(Generic[OwnRow, OwnVariant]):
     best: dict[str, Best] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
     windows: list[WindowRecord] = field(default_factory=list)
+    capacity_windows: list[CapacityWindow] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -57,7 +57,7 @@ def row_of(
         latency_ms=latencies,
         latency_ci95_ms=dict.fromkeys(latencies),
         requests=request_counts(*loads),
-        http_statuses=sum((Counter(load.statuses) for load in loads), Counter()),
+        http_statuses=http_statuses(loads),
         cpu_percent=cpu_percent(loads, usages),
         server_memory_bytes=memory_bytes,
         gpu_percent=mean(known(usage.gpu_percent for usage in usages)),
@@ -79,6 +79,12 @@ def row_of(
     )
 
 
+def http_statuses(loads: list[LoadResult]) -> dict[str, int]:
+    """How often each HTTP error status came."""
+    counts = sum((Counter(load.statuses) for load in loads), Counter())
+    return {str(status): count for status, count in sorted(counts.items())}
+
+
 def with_intervals(row: Row, windows: list[Window]) -> Row:
     """The row of these windows with the intervals of its latencies: bootstraps, so done once."""
     blocks = [(each.epoch, each.block, each.load.correct_latency_s) for each in windows]
@@ -95,8 +101,9 @@ def record_of(
     server: str, variant: str, load: str, window: Window, names: Mapping[str, str]
 ) -> WindowRecord:
     """One window, raw."""
-    result, latency = window.load, latency_ms(window.load.correct_latency_s)["mean"]
-    cpu_s = window.usage.role_cpu_s
+    result, cpu_s = window.load, window.usage.role_cpu_s
+    latency_s = mean(result.correct_latency_s)
+    latency = None if latency_s is None else 1000 * latency_s
     return WindowRecord(
         server=server,
         variant=variant,

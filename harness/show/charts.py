@@ -5,8 +5,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.results.schema import Results, VariantResult
+from harness.judge.capacity import HOLDS, LATE_SHARE, certainty, tallies
+from harness.results.schema import Capacity, CapacityWindow, Results
 from harness.show.breakdown_charts import breakdown_figures, draw_ceilings
+from harness.show.columns import capacity_text
 from harness.show.panels import (
     APPROXIMATE_INTERVALS,
     INTERVALS,
@@ -16,8 +18,10 @@ from harness.show.panels import (
     draw_cpu,
     draw_gpu,
     draw_served,
+    epochs,
     failure_text,
     legend_below,
+    not_below_zero,
     note,
     page,
     plain_log,
@@ -27,6 +31,7 @@ from harness.show.panels import (
 from harness.show.presentation import Presentation
 
 THROUGHPUT_PATH = "throughput/requests_per_second.png"
+CAPACITY_PATH = "throughput/capacity.png"
 PERCENTILES = "p50", "p95", "p99"
 
 
@@ -36,8 +41,8 @@ def draw(results: Results, presentation: type[Presentation], directory: Path) ->
         THROUGHPUT_PATH: throughput_figure(results),
         "throughput/latency.png": latency_figure(results),
     }
-    if any(variant.capacity for variant in results.variants.values()):
-        figures["latency_over_rate.png"] = capacity_figure(results)
+    if results.capacity_windows:
+        figures[CAPACITY_PATH] = capacity_figure(results)
     figures |= breakdown_figures(results, presentation)
     for name in results.variants:
         path = f"utilisation/benchmark_results_{name}.png"
@@ -91,42 +96,60 @@ def latency_figure(results: Results) -> Figure:
 
 
 def capacity_figure(results: Results) -> Figure:
-    """The search for capacity: each window's p99 over its offered rate, and the capacity."""
-    searched = {name: each for name, each in results.variants.items() if each.capacity}
-    sent = f"open loop, Poisson arrivals, {results.request}"
-    figure, (axes,) = page(results, "Capacity under an SLO", 1, 1, (10, 6.4), sent)
+    """The search for capacity: the late share over the offered rate; each variant's capacity."""
+    capacities = {name: each.capacity for name, each in results.variants.items() if each.capacity}
+    slo_ms = next(iter(capacities.values())).slo_p99_ms
+    sent = f"open loop, Poisson arrivals, {results.request}, {epochs(results)}"
+    figure, (late, carried) = page(results, f"Capacity at p99 {slo_ms:g} ms", 1, 2, (14, 6.4), sent)
     looks = styles(results.variants)
-    for name, variant in searched.items():
-        draw_search(axes, name, variant, looks[name])
-    slo_ms = next(iter(searched.values())).capacity.slo_p99_ms
-    axes.axhline(slo_ms, color=LIMIT, linestyle="--", linewidth=1, label=f"SLO: {slo_ms:g} ms")
-    axes.set(xscale="log", yscale="log")
-    plain_log(axes.xaxis)
-    plain_log(axes.yaxis)
-    axes.set_xlabel(
-        "offered rate (requests/s)\n(filled: the window kept the SLO; hollow: it did not)"
-    )
-    axes.set_ylabel("p99 of the latency in milliseconds, one point per window")
-    axes.grid(alpha=0.3)
-    legend_below(figure, axes, columns=2)
+    for place, (name, capacity) in enumerate(capacities.items()):
+        own = [window for window in results.capacity_windows if window.variant == name]
+        draw_late_shares(late, own, looks[name])
+        draw_capacity(carried, place, capacity, looks[name])
+        label = f"{name}: {capacity_text(capacity)}"
+        colour, marker = looks[name]
+        late.plot([], [], color=colour, marker=marker, linestyle="none", label=label)
+    limit = f"{100 * LATE_SHARE:g} %: what p99 leaves out"
+    late.axhline(100 * LATE_SHARE, color=LIMIT, linestyle="--", linewidth=1, label=limit)
+    late.set_xscale("log")
+    late.set_yscale("symlog", linthresh=100 * LATE_SHARE)
+    late.set_ylim(-0.05, 130)
+    plain_log(late.xaxis)
+    late.yaxis.set_major_formatter("{x:g}")
+    late.set_xlabel("offered rate (requests/s)\n(filled: holds for certain; hollow: does not)")
+    late.set_ylabel(f"percent of answers later than {slo_ms:g} ms, or not correct")
+    carried.set_yticks(range(len(capacities)), capacities)
+    carried.set_ylim(len(capacities) - 0.5, -0.5)  # the first one on top
+    carried.set_xlim(left=0)
+    carried.set_xlabel(f"capacity (requests/s; {INTERVALS}, if there is a second epoch)")
+    for axes in (late, carried):
+        axes.grid(alpha=0.3)
+    legend_below(figure, late, columns=2)
     return figure
 
 
-def draw_search(axes: Axes, name: str, variant: VariantResult, look: Style) -> None:
-    """The windows of one search, and a line at the highest rate that held."""
-    capacity, (colour, marker) = variant.capacity, look
-    for held, fill in ((True, colour), (False, "none")):
-        points = [
-            (window.offered_rate, window.latency_ms["p99"])
-            for window in capacity.windows
-            if window.held == held and window.latency_ms["p99"] is not None
-        ]
-        rates, latencies = zip(*points, strict=True) if points else ((), ())
-        axes.scatter(rates, latencies, s=45, marker=marker, edgecolors=colour, facecolors=fill)
-    label = f"{name}: {capacity.text}"
-    axes.plot([], [], color=colour, marker=marker, linestyle="none", label=label)
-    if capacity.requests_per_second is not None:
-        axes.axvline(capacity.requests_per_second, color=colour, linewidth=1, alpha=0.6)
+def draw_late_shares(axes: Axes, windows: list[CapacityWindow], look: Style) -> None:
+    """One variant's late share at every rate that was tried, all windows at it together."""
+    for rate, tally in tallies(windows).items():
+        axes.scatter(
+            rate,
+            100 * tally.late / tally.sent,
+            s=40,
+            marker=look.marker,
+            edgecolors=look.colour,
+            facecolors=look.colour if certainty(tally) == HOLDS else "none",
+        )
+
+
+def draw_capacity(axes: Axes, place: int, capacity: Capacity, look: Style) -> None:
+    """One variant's capacity and its interval, or what is known instead."""
+    rate = capacity.requests_per_second
+    if rate is None:
+        axes.text(0.02, place, capacity_text(capacity), transform=axes.get_yaxis_transform())
+        return
+    low, high = not_below_zero(rate.ci95) or (rate.mean, rate.mean)
+    bar = [[rate.mean - low], [high - rate.mean]]
+    axes.errorbar(rate.mean, place, xerr=bar, fmt=look.marker, color=look.colour, capsize=4)
 
 
 def variant_figure(results: Results, presentation: type[Presentation], name: str) -> Figure:

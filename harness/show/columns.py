@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from harness.judge.verdicts import MARGIN_PERCENT
 from harness.results.rows import Rate, Row
-from harness.results.schema import Results
+from harness.results.schema import Capacity, Results
 from harness.show.presentation import Column
 
 
@@ -72,6 +72,20 @@ def interval_text(value: float, ci95: tuple[float, float], form: str) -> str:
     """A value and its interval in the given form."""
     low, high = ci95
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def capacity_text(capacity: Capacity) -> str:
+    """A capacity with its interval; without one, what the binomial tests say."""
+    rate = capacity.requests_per_second
+    if rate and rate.ci95:
+        return f"{rate_text(rate)} requests/s"
+    bounds = {"holds": capacity.holds_at, "fails": capacity.fails_at}
+    tests = ", ".join(f"{each:.4g} {word}" for word, each in bounds.items() if each is not None)
+    if rate:
+        return (
+            f"about {rate_text(rate)} requests/s ({tests or 'no rate is certain to hold or fail'})"
+        )
+    return "not known in the time there was" + (f" ({tests})" if tests else "")
 
 
 def cpu_text(row: Row) -> str:

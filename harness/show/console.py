@@ -12,7 +12,7 @@ from harness.judge.bottlenecks import reasons
 from harness.judge.comparison import REGRESSION, RowPair
 from harness.results.rows import Row
 from harness.results.schema import Results
-from harness.show.columns import MATRIX_LEGEND, matrix, rate_text
+from harness.show.columns import MATRIX_LEGEND, capacity_text, matrix, rate_text
 from harness.show.panels import all_rows
 from harness.show.presentation import Presentation
 
@@ -41,7 +41,7 @@ def print_results(results: Results, presentation: type[Presentation], console: C
 def print_verdicts(results: Results, console: Console) -> None:
     """What is best, the advice, the verdicts and the A/A control."""
     print_best(results, console)
-    for line in (*verdict_lines(results), *aa_control(results)):
+    for line in (*capacities(results), *verdict_lines(results), *aa_control(results)):
         console.print(line, markup=False)
 
 
@@ -84,7 +84,8 @@ def rows_table(results: Results, presentation: type[Presentation]) -> Table:
 def capacities(results: Results) -> list[str]:
     """What each variant carries under the SLO, if that was asked."""
     return [
-        f"{name}: with p99 within {variant.capacity.slo_p99_ms:g} ms, {variant.capacity.text}"
+        f"{name}: capacity at p99 {variant.capacity.slo_p99_ms:g} ms: "
+        f"{capacity_text(variant.capacity)}"
         for name, variant in results.variants.items()
         if variant.capacity
     ]

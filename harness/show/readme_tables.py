@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.judge.bottlenecks import reasons
 from harness.results.schema import Results
 from harness.show.breakdown_charts import REQUEST_PATH, has_breakdown
-from harness.show.charts import THROUGHPUT_PATH
+from harness.show.charts import CAPACITY_PATH, THROUGHPUT_PATH
 from harness.show.columns import MATRIX_LEGEND, matrix
 from harness.show.console import aa_control, capacities, commit
 from harness.show.panels import all_rows, epochs, failure_text, machine_line
@@ -133,6 +133,8 @@ def pictures(results: Results, presentation: type[Presentation], charts_folder: 
     paths = {THROUGHPUT_PATH: "Served throughput"}
     if has_breakdown(results):
         paths[REQUEST_PATH] = "Breakdown of a request"
+    if results.capacity_windows:
+        paths[CAPACITY_PATH] = "Capacity"
     own = presentation.charts(results)
     paths |= {path: Path(path).stem.replace("_", " ").capitalize() for path in own}
     return [link(words, charts_folder / path) for path, words in paths.items()]
