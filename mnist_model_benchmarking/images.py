@@ -18,13 +18,17 @@ from torch import Tensor
 from mnist_model_benchmarking.model import SIDE
 
 MAX_PIXELS = 4096 * 4096  # of a request's images together, as their headers claim: 0.3 s of work
+TOO_LARGE = f"the images of a request may have {MAX_PIXELS:,} pixels together"
 MIN_CONTRAST = 32  # of 255 levels; with less the model reads two of three MNIST digits wrong
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 MNIST training images scaled to [0, 1]
 NORMALISED = torch.arange(256).float().div_(255).sub_(MEAN).div_(STD).numpy()  # by grey level
 
-# What Pillow raises for content that is broken: see "Image file formats" in its handbook.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What Pillow raises for content that is broken: see "Image file formats" in its handbook; the last
+# two where parts of a file do not fit each other.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+DAMAGE += (AssertionError, TypeError)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # a client's odd tags must not fill the log
+
 HOLDS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 UPRIGHT = {  # as in ImageOps.exif_transpose, which also rewrites the tags and trips over odd ones
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,10 +66,7 @@ def decode_images(files: list[bytes]) -> Tensor:
     images = [opened(content) for content in files]
     if sum(image.width * image.height for image in images) > MAX_PIXELS:
         raise ValueError(TOO_LARGE)
-    return normalised(b"".join([decoded(image) for image in images])).view(-1, SIDE * SIDE)
-
-
-TOO_LARGE = f"the images of a request may have {MAX_PIXELS:,} pixels together"
+    return normalised(b"".join([levels(image) for image in images])).view(-1, SIDE * SIDE)
 
 
 def opened(content: bytes) -> Image.Image:
@@ -76,21 +77,12 @@ def opened(content: bytes) -> Image.Image:
         raise ValueError(TOO_LARGE) from error
     except Image.UnidentifiedImageError as error:
         raise ValueError("the image is neither a PNG nor a JPEG file") from error
-    except BROKEN_IMAGE as error:
-        raise ValueError(f"the image is damaged: {error}") from error
-
-
-def decoded(image: Image.Image) -> bytes:
-    """The levels of an opened image; ValueError if it is damaged or blank."""
-    try:
-        image.load()
-    except BROKEN_IMAGE as error:
-        raise ValueError(f"the image is damaged: {error}") from error
-    return levels(image)
+    except DAMAGE as error:
+        raise damaged(error) from error
 
 
 def pixels(image: Image.Image) -> Tensor:
-    """(784,) float32, normalised; ValueError if the image is blank."""
+    """(784,) float32, normalised; ValueError if the image is damaged or blank."""
     return normalised(levels(image))
 
 
@@ -100,13 +92,22 @@ def normalised(levels: bytes) -> Tensor:
 
 
 def levels(image: Image.Image) -> bytes:
-    """784 grey levels: the image upright, as a light-on-dark 28x28 square; ValueError if blank."""
-    info = image.info
-    plain = image.mode == "L" and "transparency" not in info
-    grey = shrunk(image) if plain else grey_square(image)
-    if info and not HOLDS_ORIENTATION.isdisjoint(info):
+    """784 grey levels: the image upright, as a light-on-dark 28x28 square; ValueError if it is
+    damaged or blank.
+    """
+    try:
+        image.load()  # a PNG's tags may come last
+        plain = image.mode == "L" and "transparency" not in image.info
+        grey = shrunk(image) if plain else grey_square(image)
+    except DAMAGE as error:
+        raise damaged(error) from error
+    if not HOLDS_ORIENTATION.isdisjoint(image.info):
         grey = upright(grey, image)
     return light_on_dark(grey)
+
+
+def damaged(error: Exception) -> ValueError:
+    return ValueError(f"the image is damaged: {str(error) or 'its parts do not fit each other'}")
 
 
 def shrunk(grey: Image.Image) -> Image.Image:
@@ -157,7 +158,7 @@ def upright(grey: Image.Image, image: Image.Image) -> Image.Image:
     """`grey` turned as the tags of `image` say; as it is where they are damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except BROKEN_IMAGE:
+    except DAMAGE:
         return grey
     return grey.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else grey
 
