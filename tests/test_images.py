@@ -131,6 +131,23 @@ def test_pixels_are_counted_over_all_images_of_a_request_from_their_headers():
         decode_images([png_claiming(2**31 - 1, 2**31 - 1)])  # Pillow's own limit
 
 
+def test_a_jpeg_of_ever_more_scans_is_not_decoded():
+    jpeg = content(DIGITS[3], "JPEG", progressive=True)
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    assert digits_in(decode_images([jpeg[:-2] + 20 * scan + jpeg[-2:]])) == [3]
+    with pytest.raises(ValueError, match="more than 64 scans"):
+        decode_images([jpeg[:-2] + 64 * scan + jpeg[-2:]])
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+def test_a_png_of_ever_more_text_or_profiles_is_not_inflated(name):
+    header, *others = chunks_of(content(DIGITS[3]))
+    bomb = (name, b"a\0\0" + zlib.compress(bytes(400_000)))
+    assert digits_in(decode_images([png_of([header, bomb, *others])])) == [3]
+    with pytest.raises(ValueError, match="damaged"):
+        decode_images([png_of([header, bomb, bomb, *others])])
+
+
 @pytest.mark.parametrize(
     "written",
     [
