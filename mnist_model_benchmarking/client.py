@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "image", nargs="?", type=Path, help="a PNG or JPEG file: one light digit on a dark ground"
+        "image", nargs="?", type=Path, help="a PNG or JPEG file that shows one digit"
     )
     source.add_argument(
         "--digit", type=int, choices=range(10), help="send a bundled drawing of this digit instead"

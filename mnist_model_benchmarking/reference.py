@@ -17,7 +17,8 @@ from PIL import Image
 
 from harness.serving.serve import accelerator
 from mnist_model_benchmarking.digits import image_file
-from mnist_model_benchmarking.model import SIDE, decode_image, load_model
+from mnist_model_benchmarking.images import decode_images
+from mnist_model_benchmarking.model import SIDE, load_model
 from mnist_model_benchmarking.rows import ModelAlone
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
@@ -30,7 +31,7 @@ def answers(files: list[bytes]) -> list[int]:
     """The digit that the full-precision model sees in each PNG or JPEG file."""
     model = load_model()
     with torch.inference_mode():
-        images = torch.stack([decode_image(content) for content in files])
+        images = torch.cat([decode_images([content]) for content in files])
         chunks = [model(chunk).argmax(dim=1) for chunk in images.split(1000)]
     return torch.cat(chunks).tolist()
 

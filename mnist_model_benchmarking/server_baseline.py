@@ -3,16 +3,14 @@
 python mnist_model_benchmarking/server_baseline.py --port 8000
 """
 
-import base64
-import binascii
-
 import litserve
 import torch
 from fastapi import HTTPException
 from torch import Tensor
 
 from harness.serving.serve import serve
-from mnist_model_benchmarking.model import SIDE, decode_image, load_model
+from mnist_model_benchmarking.images import decode_base64, decode_images
+from mnist_model_benchmarking.model import SIDE, load_model
 
 MAX_IMAGES = 512  # per request: a longer list holds up everybody behind it
 WARM_UP_SIZES = (1, 8, 64)
@@ -33,7 +31,10 @@ class BaselineAPI(litserve.LitAPI):
 
     def decode_request(self, request: dict) -> Tensor:
         """(images, 784) pixels of the request; HTTPException 400 if it cannot be read."""
-        return torch.stack([decoded(text) for text in encoded_images(request)])
+        try:
+            return decode_images([decode_base64(text) for text in encoded_images(request)])
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
 
     def predict(self, images: Tensor) -> Tensor:
         return self.probabilities(images)
@@ -68,16 +69,6 @@ def encoded_images(request: dict) -> list[str]:
     if not 1 <= len(texts) <= MAX_IMAGES:
         raise HTTPException(400, f'"images" must hold 1 to {MAX_IMAGES} images, not {len(texts)}')
     return texts
-
-
-def decoded(text: str) -> Tensor:
-    """(784,) pixels of one base64 image; HTTPException 400 if it is none."""
-    try:
-        return decode_image(base64.b64decode(text, validate=True))
-    except binascii.Error as error:
-        raise HTTPException(400, f"the image is not valid base64: {error}") from error
-    except ValueError as error:
-        raise HTTPException(400, str(error)) from error
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.v2 import RandomAffine
 
 from mnist_model_benchmarking.digits import SAMPLE_SEED, SAMPLES, drawn_digits
-from mnist_model_benchmarking.model import CHECKPOINT, MEAN, SIDE, STD, DigitClassifier, pixels
+from mnist_model_benchmarking.images import MEAN, STD, pixels
+from mnist_model_benchmarking.model import CHECKPOINT, SIDE, DigitClassifier
 
 DRAWN_IMAGES = 12_000
 RECORDED_VERSIONS = ("torch", "torchvision", "lightning", "pillow")

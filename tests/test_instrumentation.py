@@ -250,6 +250,23 @@ def test_what_is_above_the_limit_is_refused_with_503_and_retry_after(clock):
     assert json.loads(body["body"]) == {"detail": "the server is at its limit; try again"}
 
 
+@pytest.mark.parametrize(("encoding", "refused"), [("br", True), ("Identity", False)])
+def test_a_body_in_an_encoding_is_refused_unread_with_415(clock, encoding, refused):
+    sent, entered = [], []
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(*_):
+        entered.append(True)
+
+    middleware, _ = admission_control(clock, app)
+    request = HTTP | {"headers": [(b"content-encoding", encoding.encode())]}
+    asyncio.run(middleware(request, None, send))
+    assert bool(entered) is not refused
+    assert [message["status"] for message in sent[:1]] == [415] * refused
+
+
 def count_elsewhere(counters: Counters) -> None:
     """What a worker and an HTTP process do, in a process that has got pickled counters."""
     worker = WorkerCounter(counters, 1)

@@ -1,6 +1,7 @@
 """Language model servers over real HTTP: OpenAI's protocol, and clients that misbehave."""
 
 import contextlib
+import gzip
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -187,6 +188,16 @@ def test_what_is_no_json_object_is_refused_too(server):
         assert reply.json()["error"]["message"]
     nowhere = requests.get(f"{server.url}/nowhere", timeout=5)
     assert nowhere.json()["error"]["message"] == "Not Found"
+
+
+def test_an_encoded_body_is_refused_in_openais_words_and_head_is_answered(server):
+    headers = JSON | {"Content-Encoding": "gzip"}
+    reply = requests.post(server.url + PATH, gzip.compress(b"{}"), headers=headers, timeout=60)
+    assert reply.status_code == 415
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert "'gzip' cannot be read" in reply.json()["error"]["message"]
+    reply = requests.head(f"{server.url}/health", timeout=5)
+    assert (reply.status_code, reply.content) == (200, b"")
 
 
 def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_not_counted(server):

@@ -1,16 +1,13 @@
-"""The model, its preprocessing and the digits that the project draws."""
+"""The model and the digits that the project draws."""
 
-import contextlib
 import io
 import json
-import random
 
 import pytest
-import torch
 from PIL import Image
 
-from mnist_model_benchmarking.digits import image_file, sample_files
-from mnist_model_benchmarking.model import CHECKPOINT, decode_image, load_model
+from mnist_model_benchmarking.digits import sample_files
+from mnist_model_benchmarking.model import CHECKPOINT, load_model
 from mnist_model_benchmarking.reference import answers
 
 
@@ -41,27 +38,3 @@ def test_the_network_is_784_512_512_10():
     parameters = load_model().named_parameters()
     shapes = [tuple(weights.shape) for name, weights in parameters if name.endswith("weight")]
     assert shapes == [(512, 784), (512, 512), (10, 512)]
-
-
-def test_a_png_loses_nothing_on_the_way_to_pixels():
-    image = Image.frombytes("L", (28, 28), bytes(range(256)) * 3 + bytes(16))
-    pixels = decode_image(image_file(image, "PNG"))
-    assert pixels.shape == (784,)
-    assert pixels.dtype == torch.float32
-    assert pixels[255].item() == pytest.approx((1 - 0.1307) / 0.3081)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_png_of_every_colour_mode_is_read(mode):
-    assert decode_image(image_file(Image.new(mode, (40, 30)), "PNG")).shape == (784,)
-
-
-def test_damaged_files_raise_nothing_but_value_error():
-    random_state = random.Random(3)
-    files = [content for content, _ in sample_files(20)]
-    for _ in range(600):
-        content = bytearray(random_state.choice(files))
-        for _ in range(random_state.randint(1, 8)):
-            content[random_state.randrange(len(content))] = random_state.randrange(256)
-        with contextlib.suppress(ValueError):
-            decode_image(bytes(content[: random_state.randint(1, len(content))]))

@@ -1,6 +1,7 @@
 """All MNIST servers, really launched, over real HTTP: correct answers, refusals, clean ends."""
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,7 @@ from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.digits import image_file, sample_files
 from mnist_model_benchmarking.reference import answers
 from mnist_model_benchmarking.suite import VARIANTS
+from tests.image_kinds import KINDS, content
 from tests.settled import settled
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +64,8 @@ def one(value: object) -> bytes:
     return json.dumps({"image": value}).encode()
 
 
-PNG = base64_text(FILES[0])
+PNG, PNG3 = base64_text(FILES[0]), base64_text(FILES[3])
+BLACK = base64_text(content(Image.new("L", (4096, 4096))))
 BAD_BODIES = {
     "missing field": b'{"picture": 1}',
     "both fields": json.dumps({"image": PNG, "images": [PNG]}).encode(),
@@ -76,6 +80,8 @@ BAD_BODIES = {
     "truncated jpeg": one(base64_text(FILES[10][:200])),
     "gif": one(base64_text(gif())),
     "gigantic": one(base64_text(gigantic_png())),
+    "512 of 4096 x 4096": json.dumps({"images": [BLACK] * 512}).encode(),
+    "blank": one(base64_text(content(Image.new("L", (28, 28), 255)))),
     "empty body": b"",
     "broken json": b'{"image": ',
     "json list": b"[1]",
@@ -166,6 +172,35 @@ def test_bad_input_gets_one_clear_sentence_and_leaves_its_neighbours_alone(serve
         sentence = outcome.json()["detail"]
         assert isinstance(sentence, str), kinds[index]
         assert 10 < len(sentence) < 200, (kinds[index], sentence)
+
+
+def test_a_digit_is_read_in_every_kind_of_file_and_as_base64_is_written(server):
+    with Image.open(io.BytesIO(FILES[3])) as digit:
+        files = [file(digit.convert("L")) for file in KINDS.values()]
+    texts = [base64_text(file) for file in files]
+    texts += [f"data:image/png;base64,{PNG3}", f"{PNG3[:76]}\r\n{PNG3[76:]}\n", PNG3.rstrip("=")]
+    texts += [base64.urlsafe_b64encode(FILES[3]).decode()]
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda text: post(server, one(text)), texts))
+    assert {reply.status_code for reply in replies} == {200}
+    digits = [reply.json()["predictions"][0]["digit"] for reply in replies]
+    assert digits == [EXPECTED[3]] * len(texts)
+
+
+def test_an_encoded_body_is_refused_and_the_connection_lives_on(server):
+    with requests.Session() as session:
+        send = partial(session.post, f"{server.url}/predict", timeout=60)
+        refused = send(gzip.compress(one(PNG)), headers=JSON | {"Content-Encoding": "gzip"})
+        assert refused.status_code == 415
+        assert refused.headers["Accept-Encoding"] == "identity"
+        assert refused.json()["detail"].startswith("Content-Encoding 'gzip' cannot be read; send")
+        assert send(one(PNG), headers=JSON | {"Content-Encoding": "Identity"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/info", "/stats"])
+def test_head_is_answered_with_200_and_no_body(server, path):
+    reply = requests.head(server.url + path, timeout=5)
+    assert (reply.status_code, reply.content) == (200, b"")
 
 
 def test_a_body_that_is_not_declared_as_json_is_refused(server):

@@ -14,6 +14,7 @@ from harness.process.groups import die_with_parent
 from harness.serving.counters import Counters, HttpCounter
 
 START_HEADER = b"x-request-start"  # "t=" and when the client sent the request, seconds of Unix time
+PLAIN = b"identity"  # the Content-Encoding that leaves a body as it is
 OLDEST_S = 3600  # a start longer ago, or in the future, is that of another machine's clock
 
 request_times: ContextVar["RequestTimes | None"] = ContextVar("request_times", default=None)
@@ -60,6 +61,11 @@ def since_start(scope: Scope, now: float) -> float:
     return 0.0
 
 
+def head_as_get(scope: Scope) -> Scope:
+    """FastAPI has no route for HEAD; uvicorn, which keeps its own scope, leaves out the body."""
+    return scope | {"method": "GET"} if scope.get("method") == "HEAD" else scope
+
+
 class QueueClock(litserve.Callback):
     """Notes when LitServe puts a request into its queue: it calls callbacks in the line before.
 
@@ -74,10 +80,10 @@ class QueueClock(litserve.Callback):
 
 
 class AdmissionControl:
-    """ASGI middleware: 503 with Retry-After once `limit` requests are inside this HTTP process, and
-    the times of those let in.
+    """ASGI middleware: 503 with Retry-After once `limit` requests are inside this HTTP process, 415
+    for a body with a Content-Encoding, and the times of those let in.
 
-    Only what is POSTed counts: /health, /info and /stats answer under overload too.
+    Only what is POSTed counts: /health, /info and /stats answer under overload too, HEAD included.
 
     Args:
         refusal: words an error (harness.serving.served_api).
@@ -102,12 +108,21 @@ class AdmissionControl:
             die_with_parent()
             self.counter = HttpCounter(self.counters, int(os.environ["LITSERVE_WORKER_ID"]))
         if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-        elif self.concurrency >= self.limit:
-            busy = self.refusal(503, "the server is at its limit; try again", {"Retry-After": "1"})
-            await busy(scope, receive, send)
+            await self.app(head_as_get(scope), receive, send)
         else:
-            await self.let_in(scope, receive, send)
+            await (self.refused(scope) or self.let_in)(scope, receive, send)
+
+    def refused(self, scope: Scope) -> JSONResponse | None:
+        """The answer to a request that is not let in, whose body is then never read."""
+        encoding = dict(scope["headers"]).get(b"content-encoding", PLAIN)
+        if encoding.lower() != PLAIN:
+            reason = f"Content-Encoding {encoding[:20].decode('latin-1')!r} cannot be read"
+            headers = {"Accept-Encoding": PLAIN.decode()}
+            return self.refusal(415, f"{reason}; send the body without one", headers)
+        if self.concurrency >= self.limit:
+            reason = "the server is at its limit; try again"
+            return self.refusal(503, reason, {"Retry-After": "1"})
+        return None
 
     async def let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, and add its times to the totals."""
