@@ -11,13 +11,16 @@ from collections.abc import Iterator
 
 import requests
 
+from harness.process.control import client_session
+
 
 def streamed(messages: list[dict[str, str]], options: argparse.Namespace) -> Iterator[str]:
     """Pieces of the answer; RuntimeError, in the server's words, if it refuses or breaks off."""
     url = f"{options.url.rstrip('/')}/v1/chat/completions"
     limits = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     request = {"messages": messages, "stream": True} | limits
-    with requests.post(url, json=request, stream=True, timeout=300) as reply:
+    session = client_session(url)
+    with session.post(url, json=request, stream=True, timeout=300) as reply:
         if not reply.ok:
             raise RuntimeError(f"the server answered {reply.status_code}: {reply.text}")
         reply.encoding = "utf-8"

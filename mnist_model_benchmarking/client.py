@@ -11,6 +11,7 @@ from pathlib import Path
 
 import requests
 
+from harness.process.control import client_session
 from mnist_model_benchmarking.digits import sample_files
 
 
@@ -31,7 +32,8 @@ def main() -> None:
         file = options.image
         content = file.read_bytes() if file else sample_files(10)[options.digit][0]
         request = {"image": base64.b64encode(content).decode()}
-        reply = requests.post(f"{options.url.rstrip('/')}/predict", json=request, timeout=30)
+        url = f"{options.url.rstrip('/')}/predict"
+        reply = client_session(url).post(url, json=request, timeout=30)
     except (
         OSError,
         requests.RequestException,

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 import requests
 
+from harness.process.control import control_session, on_this_machine
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
 
@@ -57,7 +57,7 @@ class Server:
         Raises ServerFailedError if another server answers by now, or none.
         """
         try:
-            reply = requests.get(f"{self.url}/stats", timeout=REPLY_LIMIT_S)
+            reply = control_session().get(f"{self.url}/stats", timeout=REPLY_LIMIT_S)
         except requests.RequestException as error:
             raise ServerFailedError(
                 f"{self.url} no longer answers: {error}{self.tail()}"
@@ -165,14 +165,14 @@ def wait_until_ready(
 def healthy(url: str) -> bool:
     """Whether /health answers 200 within seconds."""
     with contextlib.suppress(requests.RequestException):
-        return requests.get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code == 200
+        return control_session().get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code == 200
     return False
 
 
 def model_info(url: str) -> dict[str, Any]:
     """The model metadata in /info; empty if the server offers none."""
     with contextlib.suppress(requests.RequestException, ValueError):
-        reply = requests.get(f"{url}/info", timeout=REPLY_LIMIT_S).json()
+        reply = control_session().get(f"{url}/info", timeout=REPLY_LIMIT_S).json()
         return (reply.get("model") or {}) if isinstance(reply, dict) else {}
     return {}
 
@@ -196,11 +196,7 @@ def parent_here(server: Server) -> int | None:
     Its workers and HTTP processes name their pids; the parent is known only if it is the same for
     all of them.
     """
-    stats = (
-        server.stats()
-        if urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1")
-        else None
-    )
+    stats = server.stats() if on_this_machine(server.url) else None
     if not stats:
         return None
     try:
