@@ -22,6 +22,7 @@ from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
 from harness.measure.room import room
 from harness.measure.window import OfferedLoad, Record, mean
+from harness.process.control import key_header
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
@@ -218,6 +219,7 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
         job=Job(
             url="",
             bodies=suite.bodies,
+            headers=key_header(),
             duration_s=suite.window_s,
             warmup_s=WARMUP_S,
             warmup_answers=1 if suite.carries_output else WARMUP_ANSWERS,

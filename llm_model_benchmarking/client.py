@@ -9,8 +9,6 @@ import json
 import sys
 from collections.abc import Iterator
 
-import requests
-
 from harness.process.control import client_session
 
 
@@ -72,7 +70,7 @@ def main() -> None:
             answer([{"role": "user", "content": options.question}], options)
         else:
             converse(options)
-    except (requests.RequestException, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # nobody at the URL, or a refusal
         sys.exit(f"no answer: {error}")
     except (EOFError, KeyboardInterrupt):
         print()

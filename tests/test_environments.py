@@ -1,5 +1,6 @@
 """Odd environments: proxies, keys, terminals, limits and folders that a shell hands down."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.process.launch import running_server
+from harness.load.connection import wire_format
+from harness.process.launch import ServerFailedError, attached_server, running_server
+from harness.run import plan_of
+from tests.numbers.suite import suite
 from tests.scripted import replies, scripted_server
+from tests.test_runs import options
 
 ROOT = Path(__file__).parent.parent
 STEADY = "tests.numbers.server_steady", "--accelerator", "cpu"
@@ -63,3 +68,53 @@ def test_proxies_of_the_environment_do_not_stand_before_a_clients_server_here(
     with scripted_server(replies(reply)) as (url, _):
         asked = ran(*command, "--url", url.removesuffix("/predict"), **PROXIES)
     assert asked.stdout == printed, asked.stderr
+
+
+def test_a_key_in_the_environment_guards_a_launched_server_and_lets_its_benchmark_in(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "secret")
+    with running_server(*STEADY, startup_limit_s=60) as server:
+        load = load_of(server.url, tmp_path)
+        assert json.loads(load.stdout)["requests"]["http_error"] == 0, load.stderr
+        assert attached_server(server.url).pid == server.pid
+        monkeypatch.delenv("LIT_SERVER_API_KEY")
+        with pytest.raises(ServerFailedError, match=r"wants a key: set LIT_SERVER_API_KEY"):
+            attached_server(server.url)
+        load = load_of(server.url, tmp_path)
+        assert load.returncode == 1
+        assert "wants a key: set LIT_SERVER_API_KEY" in load.stderr
+        monkeypatch.setenv("LIT_SERVER_API_KEY", "another")
+        with pytest.raises(ServerFailedError, match=r"wants a key: .* holds another"):
+            attached_server(server.url)
+
+
+def load_of(url: str, folder: Path) -> subprocess.CompletedProcess:
+    """What the load generator's command says of a server."""
+    (folder / "body.json").write_text('{"n": 1}')
+    command = ["--body", folder / "body.json", "--duration", "0.3", "--json"]
+    return ran("-m", "harness.load", f"{url}/predict", *command)
+
+
+def test_a_run_sends_the_key_with_every_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "secret")
+    plan = plan_of(suite("steady"), options(tmp_path))
+    assert plan.job.headers == {"X-API-Key": "secret"}
+    assert "secret" not in repr(plan)
+    assert b"\r\nX-API-Key: secret\r\n" in wire_format("http://h/", b"{}", plan.job.headers)[0]
+
+
+@pytest.mark.parametrize("key", ["two\r\nlines: 1", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_launched(key, monkeypatch):
+    monkeypatch.setenv("LIT_SERVER_API_KEY", key)
+    with pytest.raises(OSError, match="LIT_SERVER_API_KEY holds a character"):
+        attached_server("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(("command", "reply", "printed"), CLIENTS)
+def test_the_clients_send_the_key(command, reply, printed):
+    with scripted_server(replies(reply)) as (url, heads):
+        address = url.removesuffix("/predict")
+        asked = ran(*command, "--url", address, LIT_SERVER_API_KEY="secret")
+    assert asked.stdout == printed, asked.stderr
+    assert b"X-API-Key: secret" in heads[0]

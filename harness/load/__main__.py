@@ -19,6 +19,7 @@ from typing import Any
 from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms, request_counts
 from harness.load.runner import run_job
+from harness.process.control import REFUSED_STATUSES, key_header, key_refusal
 
 DEFAULTS = {field.name: field.default for field in fields(Job)}
 
@@ -74,8 +75,11 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = vars(parsed())
     as_json, body = options.pop("json"), options.pop("body").read_bytes()
-    summary = report(run_job(Job(bodies=[body], **options)))
+    result = run_job(Job(bodies=[body], headers=key_header(), **options))
+    summary = report(result)
     print(json.dumps(summary, allow_nan=False) if as_json else text(summary))
+    if not REFUSED_STATUSES.isdisjoint(result.statuses):
+        print(key_refusal(options["url"]), file=sys.stderr)
     sys.exit(0 if summary["requests"]["ok"] == summary["requests"]["sent"] > 0 else 1)
 
 

@@ -1,9 +1,13 @@
-"""Requests beside the load, to a server's /health, /info and /stats: never through a proxy here."""
+"""Requests beside the load: never through a proxy on this machine, with the key if there is one."""
 
 import ipaddress
+import os
 from urllib.parse import urlsplit
 
 import requests
+
+API_KEY = "LIT_SERVER_API_KEY"  # LitServe's own name: what servers are started with, clients send
+REFUSED_STATUSES = {401, 403}
 
 
 def control_session(*, proxies: bool = False) -> requests.Session:
@@ -14,7 +18,25 @@ def control_session(*, proxies: bool = False) -> requests.Session:
     """
     session = requests.Session()
     session.trust_env = proxies
+    session.headers.update(key_header())
     return session
+
+
+def key_header() -> dict[str, str]:
+    """The header that carries the environment's key; empty without one.
+
+    Raises OSError if it holds what no header can carry.
+    """
+    key = os.environ.get(API_KEY, "")
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
+        raise OSError(f"{API_KEY} holds a character that no HTTP header can carry")
+    return {"X-API-Key": key} if key else {}
+
+
+def key_refusal(url: str) -> str:
+    """What to do about a server that answers with one of REFUSED_STATUSES."""
+    wrong = f"{API_KEY} holds another" if os.environ.get(API_KEY) else f"set {API_KEY}"
+    return f"{url} wants a key: {wrong}"
 
 
 def client_session(url: str) -> requests.Session:

@@ -17,7 +17,12 @@ from typing import Any
 import psutil
 import requests
 
-from harness.process.control import control_session, on_this_machine
+from harness.process.control import (
+    REFUSED_STATUSES,
+    control_session,
+    key_refusal,
+    on_this_machine,
+)
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
 
@@ -163,9 +168,12 @@ def wait_until_ready(
 
 
 def healthy(url: str) -> bool:
-    """Whether /health answers 200 within seconds."""
+    """Whether /health answers 200 within seconds; ServerFailedError if it wants another key."""
     with contextlib.suppress(requests.RequestException):
-        return control_session().get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code == 200
+        status = control_session().get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code
+        if status in REFUSED_STATUSES:
+            raise ServerFailedError(key_refusal(url))
+        return status == 200
     return False
 
 
