@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.load.job import Job
+from harness.process.control import plain_http_url
 from harness.process.launch import ServerFailedError, attached_server
 from harness.run import run
 from harness.show.charts import draw
@@ -181,7 +182,11 @@ def what_options(
         type=positive,
         metavar="MS",
     )
-    add("--url", "measure the server that runs there already; it is neither launched nor stopped")
+    add(
+        "--url",
+        "measure the server that runs there already; it is neither launched nor stopped",
+        type=plain_http_url,
+    )
 
 
 def how_long_options(

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 
-from harness.process.control import client_session
+from harness.process.control import client_session, with_scheme
 
 
 def streamed(messages: list[dict[str, str]], options: argparse.Namespace) -> Iterator[str]:
@@ -60,7 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("question", nargs="?", help="one question; without it, a conversation")
-    add("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    here = "http://127.0.0.1:8000"
+    add("--url", type=with_scheme, default=here, help="the server (default: %(default)s)")
     add("--max-tokens", type=int, default=128, help="of each answer (default: %(default)s)")
     likeliest = "0 is the likeliest (default: %(default)s)"
     add("--temperature", type=float, default=0.0, help=likeliest)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from harness.process.control import client_session
+from harness.process.control import client_session, with_scheme
 from mnist_model_benchmarking.digits import sample_files
 
 
@@ -25,7 +25,10 @@ def main() -> None:
         "--digit", type=int, choices=range(10), help="send a bundled drawing of this digit instead"
     )
     parser.add_argument(
-        "--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)"
+        "--url",
+        type=with_scheme,
+        default="http://127.0.0.1:8000",
+        help="the server (default: %(default)s)",
     )
     options = parser.parse_args()
     try:

@@ -1,5 +1,7 @@
 """Odd environments: proxies, keys, terminals, limits and folders that a shell hands down."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -8,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import mnist_model_benchmarking.benchmark
+from harness.cli import parsed
 from harness.load.connection import wire_format
+from harness.process.control import plain_http_url
 from harness.process.launch import ServerFailedError, attached_server, running_server
 from harness.run import plan_of
 from tests.numbers.suite import suite
@@ -118,3 +123,33 @@ def test_the_clients_send_the_key(command, reply, printed):
         asked = ran(*command, "--url", address, LIT_SERVER_API_KEY="secret")
     assert asked.stdout == printed, asked.stderr
     assert b"X-API-Key: secret" in heads[0]
+
+
+@pytest.mark.parametrize(("command", "reply", "printed"), CLIENTS)
+def test_a_url_without_a_scheme_is_http(command, reply, printed, tmp_path):
+    with scripted_server(replies(reply)) as (url, _):
+        address = url.removesuffix("/predict").removeprefix("http://")
+        assert ran(*command, "--url", address).stdout == printed
+        assert json.loads(load_of(address, tmp_path).stdout)["requests"]["ok"] > 0
+    assert plain_http_url("localhost:8100/") == "http://localhost:8100/"
+    assert plain_http_url("[::1]:8100/predict?a=b") == "http://[::1]:8100/predict?a=b"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://127.0.0.1:8100", "https:// is not spoken"),
+        ("ftp://127.0.0.1", "ftp:// is not spoken"),
+        ("http://:8100", "names no host and port"),
+        ("localhost:99999", "names no host and port"),
+        ("localhost:port", "names no host and port"),
+    ],
+)
+def test_a_url_that_cannot_be_measured_is_refused_in_a_sentence(url, reason, tmp_path):
+    parser = mnist_model_benchmarking.benchmark.parser()
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+        parsed(parser, ["--url", url])
+    assert reason in said.getvalue()
+    load = load_of(url, tmp_path)
+    assert (load.returncode, load.stdout) == (2, "")
+    assert reason in load.stderr

@@ -1,13 +1,35 @@
-"""Requests beside the load: never through a proxy on this machine, with the key if there is one."""
+"""Servers' URLs, and requests beside the load: no proxy here, the key if there is one."""
 
 import ipaddress
 import os
+from argparse import ArgumentTypeError
 from urllib.parse import urlsplit
 
 import requests
 
 API_KEY = "LIT_SERVER_API_KEY"  # LitServe's own name: what servers are started with, clients send
 REFUSED_STATUSES = {401, 403}
+
+
+def with_scheme(url: str) -> str:
+    """The URL; http:// is assumed where it has no scheme."""
+    return url if "://" in url else f"http://{url}"
+
+
+def plain_http_url(url: str) -> str:
+    """A URL that the load generator can speak to; ArgumentTypeError with one sentence if not."""
+    url = with_scheme(url)
+    scheme, rest = url.split("://", 1)
+    if scheme.lower() != "http":
+        reason = "only http:// is measured; name the server behind what ends the encryption"
+        raise ArgumentTypeError(f"{scheme}:// is not spoken: {reason}")
+    try:
+        target = urlsplit(f"http://{rest}")
+        if target.hostname and target.port != 0:  # reading a port that is none raises, too
+            return target.geturl()
+    except ValueError:
+        pass
+    raise ArgumentTypeError(f"{url} names no host and port")
 
 
 def control_session(*, proxies: bool = False) -> requests.Session:
