@@ -1,1 +1,7 @@
 """The stopwatch all benchmark folders share: knows URLs, clocks, processes; not what is served."""
+
+import os
+
+# Pictures go to files. matplotlib reads this when it is imported, and fails where it names what is
+# not installed, as the one that a notebook hands down to its children.
+os.environ["MPLBACKEND"] = "Agg"

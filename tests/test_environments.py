@@ -15,7 +15,9 @@ from harness.cli import parsed
 from harness.load.connection import wire_format
 from harness.process.control import plain_http_url
 from harness.process.launch import ServerFailedError, attached_server, running_server
+from harness.results.file import save
 from harness.run import plan_of
+from tests.builders import judged_results
 from tests.numbers.suite import suite
 from tests.scripted import replies, scripted_server
 from tests.test_runs import options
@@ -153,3 +155,11 @@ def test_a_url_that_cannot_be_measured_is_refused_in_a_sentence(url, reason, tmp
     load = load_of(url, tmp_path)
     assert (load.returncode, load.stdout) == (2, "")
     assert reason in load.stderr
+
+
+def test_pictures_are_drawn_whatever_backend_a_notebook_hands_down(tmp_path):
+    save(judged_results({"steady": 100.0, "quick": 140.0}, control="steady"), tmp_path / "r.json")
+    backend = "module://matplotlib_inline.backend_inline"
+    drawn = ran("-m", "harness.charts", tmp_path / "r.json", MPLBACKEND=backend)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "throughput" / "requests_per_second.png").stat().st_size > 10_000
