@@ -40,8 +40,9 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         return refused("interrupted before anything was measured", INTERRUPTED)
     if not results.variants:
         return refused("interrupted before anything was measured", INTERRUPTED)
+    paths = draw(results, type(measured), options.output_dir)  # before a terminal can spoil it
     print_results(results, type(measured), console)
-    for path in draw(results, type(measured), options.output_dir):
+    for path in paths:
         console.print(f"wrote {path}")
     failed = [name for name, variant in results.variants.items() if variant.error]
     if failed:

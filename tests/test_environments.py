@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 STEADY = "tests.numbers.server_steady", "--accelerator", "cpu"
 MNIST_CLIENT = ROOT / "mnist_model_benchmarking" / "client.py"
 LLM_CLIENT = ROOT / "llm_model_benchmarking" / "client.py"
+BENCHMARK_MNIST = ROOT / "mnist_model_benchmarking" / "benchmark.py"
 PROXIES = {f"{name}_proxy": "http://127.0.0.1:9" for name in ("http", "https", "all")}
 DIGIT = b'{"predictions": [{"digit": 7, "probability": 0.9}]}'
 WORD = b'data: {"choices": [{"delta": {"content": "7"}}]}\n\ndata: [DONE]\n\n'
@@ -40,6 +42,33 @@ CLIENTS = [
     ([MNIST_CLIENT, "--digit", "7"], answer(DIGIT), "digit 7 with probability 0.9000\n"),
     ([LLM_CLIENT, "What is 3 + 4?"], answer(WORD), "7\n"),
 ]
+
+
+BENCHMARK = """
+import sys
+from pathlib import Path
+from harness.cli import benchmark, benchmark_parser, parsed
+from tests.numbers.suite import NumbersSuite, suite
+if __name__ == "__main__":
+    defaults = {"concurrency": [1], "minutes": 0.05, "quick": {}, "precise_minutes": 1.0}
+    options = parsed(benchmark_parser(NumbersSuite, "", Path("metrics"), **defaults))
+    sys.exit(benchmark(lambda: suite("steady"), options))
+"""
+
+
+def benchmarked(folder: Path, *flags: object, prefix: str = "", **environment: str):
+    """A short benchmark of one variant that has ended, started by a shell."""
+    (folder / "run.py").write_text(BENCHMARK)
+    arguments = ["--variants", "steady", "--epochs", 1, "--output-dir", folder / "metrics", *flags]
+    command = shlex.join(map(str, [sys.executable, folder / "run.py", *arguments]))
+    return subprocess.run(
+        f"{prefix} exec {command}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +192,23 @@ def test_pictures_are_drawn_whatever_backend_a_notebook_hands_down(tmp_path):
     drawn = ran("-m", "harness.charts", tmp_path / "r.json", MPLBACKEND=backend)
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "throughput" / "requests_per_second.png").stat().st_size > 10_000
+
+
+def test_a_terminal_that_knows_ascii_only_costs_signs_and_nothing_else(tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = benchmarked(tmp_path, PYTHONIOENCODING="ascii", **ascii_only)
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "95 % intervals" in run.stdout
+    assert run.stdout.isascii()
+    assert (tmp_path / "metrics" / "benchmark_results.json").exists()
+    assert len(list((tmp_path / "metrics").rglob("*.png"))) > 3
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "harness.readme", "--check"], [BENCHMARK_MNIST, "--help"]]
+)
+def test_the_commands_speak_to_a_terminal_that_knows_ascii_only(command):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    said = ran(*command, PYTHONIOENCODING="ascii", **ascii_only)
+    assert said.returncode == 0, said.stderr
