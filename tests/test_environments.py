@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ import mnist_model_benchmarking.benchmark
 from harness.cli import parsed
 from harness.load.connection import wire_format
 from harness.process.control import plain_http_url
-from harness.process.launch import ServerFailedError, attached_server, running_server
+from harness.process.groups import end_group
+from harness.process.launch import (
+    ServerFailedError,
+    attached_server,
+    free_port,
+    healthy,
+    running_server,
+)
+from harness.process.limits import short_temporary_folder
 from harness.results.file import save
 from harness.run import plan_of
 from tests.builders import judged_results
@@ -212,3 +221,37 @@ def test_the_commands_speak_to_a_terminal_that_knows_ascii_only(command):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     said = ran(*command, PYTHONIOENCODING="ascii", **ascii_only)
     assert said.returncode == 0, said.stderr
+
+
+def test_a_temporary_folder_with_a_long_path_does_not_keep_a_server_down(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * (120 - len(str(tmp_path))))
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with running_server(*STEADY, startup_limit_s=60) as server:
+        assert server.stats()["workers"]
+
+
+def test_a_server_that_is_started_by_hand_bears_a_long_temporary_folder(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * (120 - len(str(tmp_path))))
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    port = free_port()
+    command = [sys.executable, "-m", *STEADY, "--port", str(port)]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not healthy(f"http://127.0.0.1:{port}"):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+    finally:
+        end_group(process.pid)
+        process.wait()
+
+
+def test_no_folder_with_a_short_path_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/" + "x" * 120)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OSError, match="set TMPDIR to one of 55 bytes"):
+        short_temporary_folder(below="/server-12345678")

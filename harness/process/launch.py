@@ -25,6 +25,7 @@ from harness.process.control import (
 )
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
+from harness.process.limits import short_temporary_folder
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -123,7 +124,8 @@ def running_server(
     its place.
     """
     run_id, port = uuid.uuid4().hex, free_port()
-    with tempfile.TemporaryDirectory(prefix="server-") as directory:
+    folder = short_temporary_folder(below="/server-12345678")
+    with tempfile.TemporaryDirectory(prefix="server-", dir=folder) as directory:
         log = Path(directory) / "server.log"
         command = [sys.executable, "-m", module, "--port", str(port), "--run-id", run_id]
         with log.open("w") as output:
