@@ -14,6 +14,7 @@ from typing import Any
 from harness.load.job import Job
 from harness.process.control import plain_http_url
 from harness.process.launch import ServerFailedError, attached_server
+from harness.process.limits import allow_connections
 from harness.run import run
 from harness.show.charts import draw
 from harness.show.console import make_console, print_results
@@ -29,6 +30,7 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     """Run a suite, print and draw what was measured; returns the exit code."""
     console = make_console()
     try:
+        allow_connections(0 if options.rate else max(options.concurrency))
         check_writable(options.output_dir)
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded

@@ -15,6 +15,7 @@ import pytest
 import mnist_model_benchmarking.benchmark
 from harness.cli import parsed
 from harness.load.connection import wire_format
+from harness.load.echo_server import echo_server
 from harness.process.control import plain_http_url
 from harness.process.groups import end_group
 from harness.process.launch import (
@@ -255,3 +256,50 @@ def test_no_folder_with_a_short_path_is_one_sentence(monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(OSError, match="set TMPDIR to one of 55 bytes"):
         short_temporary_folder(below="/server-12345678")
+
+
+def loaded(prefix: str, url: str, folder: Path, *flags: str) -> subprocess.CompletedProcess:
+    """The load generator's command, started by a shell that has done `prefix`."""
+    (folder / "body.json").write_text('{"n": 1}')
+    command = [sys.executable, "-m", "harness.load", url, "--body", folder / "body.json", "--json"]
+    return subprocess.run(
+        f"{prefix} exec {shlex.join(map(str, [*command, *flags]))}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+MANY = "--concurrency", "300", "--duration", "0.5"
+
+
+def test_a_soft_limit_on_open_files_is_raised_for_client_and_server(tmp_path):
+    with echo_server(b"{}") as url:
+        load = loaded("ulimit -Sn 256;", url, tmp_path, *MANY)
+    requests = json.loads(load.stdout)["requests"]
+    assert requests["sent"] == requests["ok"] > 300
+    launching = "import resource; from harness.process.launch import running_server as up\n"
+    launching += f"with up(*{STEADY}) as server: print(resource.prlimit(server.pid, 7)[0])"
+    command = shlex.join([sys.executable, "-c", launching])
+    said = subprocess.run(f"ulimit -Sn 256; {command}", shell=True, capture_output=True, text=True)
+    assert int(said.stdout) > 300, said.stderr
+
+
+def test_too_few_open_files_are_named_before_anything_is_measured(tmp_path):
+    reason = "concurrency 300 needs 364 open files, but only 256 are allowed"
+    load = loaded("ulimit -n 256;", "127.0.0.1:9", tmp_path, *MANY)
+    assert (load.returncode, load.stdout) == (2, "")
+    assert reason in load.stderr
+    run = benchmarked(tmp_path, "--concurrency", "8,300", prefix="ulimit -n 256;")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert reason in run.stderr
+
+
+def test_an_open_loop_opens_no_more_connections_than_files_are_allowed(tmp_path):
+    with scripted_server(replies(delay_s=0.2)) as (url, _):
+        flags = "--rate", "500", "--duration", "0.5", "--warmup", "0"
+        load = loaded("ulimit -n 128;", url, tmp_path, *flags)
+    requests = json.loads(load.stdout)["requests"]
+    assert requests["sent"] == requests["ok"] > 100

@@ -20,6 +20,7 @@ from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms, request_counts
 from harness.load.runner import run_job
 from harness.process.control import REFUSED_STATUSES, key_header, key_refusal, plain_http_url
+from harness.process.limits import allow_connections
 
 REFUSED = 2
 DEFAULTS = {field.name: field.default for field in fields(Job)}
@@ -78,8 +79,9 @@ def main() -> None:
     options = vars(parsed())
     as_json, file = options.pop("json"), options.pop("body")
     try:
+        allow_connections(0 if options["rate"] else options["concurrency"])
         job = Job(bodies=[file.read_bytes()], headers=key_header(), **options)
-    except OSError as error:  # no such file, or a key that cannot be sent
+    except OSError as error:  # no such file, a key that cannot be sent, too few files
         print(error, file=sys.stderr)
         sys.exit(REFUSED)
     result = run_job(job)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 MOST_FILES = 65536  # more than anything here opens
+FILES_BESIDE = 64  # what a client or a server opens besides its connections
 SOCKET_PATH_BYTES = 103  # of 104 on macOS and 108 on Linux, the zero at the end included
 SOCKET = "/pymp-12345678/listener-12345678"  # what multiprocessing puts under a temporary folder
 
@@ -30,6 +31,16 @@ def raise_open_files() -> int:
         soft = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return open_files()
+
+
+def allow_connections(count: int) -> None:
+    """Raise the limit on open files; OSError if so many connections stay beyond it."""
+    needed, allowed = count + FILES_BESIDE, raise_open_files()
+    if needed > allowed:
+        raise OSError(
+            f"concurrency {count} needs {needed} open files, but only {allowed} are allowed: "
+            f"raise the limit (ulimit -n {needed}) or ask for less"
+        )
 
 
 def short_temporary_folder(below: str = "") -> str:

@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from harness.process.cores import usable_cores
-from harness.process.limits import short_temporary_folder
+from harness.process.limits import raise_open_files, short_temporary_folder
 from harness.serving.admission import AdmissionControl, QueueClock
 from harness.serving.instrumentation import instrumented
 from harness.serving.served_api import served
@@ -68,9 +68,10 @@ def serve(
 
 
 def bear_the_shells_limits() -> None:
-    """Make sockets where their paths are short enough; exit with one sentence if there is no such
-    folder.
+    """Open as many files as it allows, a connection each; make sockets where their paths are short
+    enough. Exits with one sentence if there is no such folder.
     """
+    raise_open_files()
     try:
         os.environ["TMPDIR"] = tempfile.tempdir = short_temporary_folder()  # LitServe's manager's
     except OSError as error:
