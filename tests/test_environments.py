@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -303,3 +304,40 @@ def test_an_open_loop_opens_no_more_connections_than_files_are_allowed(tmp_path)
         load = loaded("ulimit -n 128;", url, tmp_path, *flags)
     requests = json.loads(load.stdout)["requests"]
     assert requests["sent"] == requests["ok"] > 100
+
+
+@pytest.fixture
+def second_checkout(tmp_path) -> Path:
+    """Another copy of the project, whose server of one variant says that it is another's."""
+    other = tmp_path / "other"
+    leave_out = shutil.ignore_patterns(".git", "metrics", "__pycache__", "data", ".*")
+    shutil.copytree(ROOT, other, ignore=leave_out)
+    server = other / "tests" / "numbers" / "server_steady.py"
+    server.write_text('raise SystemExit("the other checkout\'s server")')
+    return other
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "mnist_model_benchmarking/benchmark.py",
+        "llm_model_benchmarking/client.py",
+        "mnist_model_benchmarking/server_baseline.py",
+    ],
+)
+def test_a_script_never_runs_the_code_of_another_checkout(script, second_checkout):
+    run = ran(second_checkout / script, "--help")  # PYTHONPATH leads here, as an install would
+    assert (run.returncode, run.stdout) == (1, "")
+    assert f"{second_checkout}, but the code that is installed here is of {ROOT}" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    own = ran(second_checkout / script, "--help", PYTHONPATH=str(second_checkout))
+    assert own.returncode == 0, own.stderr
+
+
+def test_servers_are_of_the_benchmarks_checkout_wherever_it_is_started(
+    second_checkout, monkeypatch
+):
+    monkeypatch.chdir(second_checkout)
+    monkeypatch.setenv("PYTHONPATH", str(second_checkout))
+    with running_server(*STEADY, startup_limit_s=60) as server:
+        assert server.info["variant"] == "steady"

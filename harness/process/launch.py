@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -26,6 +25,7 @@ from harness.process.control import (
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
 from harness.process.limits import short_temporary_folder
+from harness.process.module_command import module_command, module_environment
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -127,7 +127,7 @@ def running_server(
     folder = short_temporary_folder(below="/server-12345678")
     with tempfile.TemporaryDirectory(prefix="server-", dir=folder) as directory:
         log = Path(directory) / "server.log"
-        command = [sys.executable, "-m", module, "--port", str(port), "--run-id", run_id]
+        command = [*module_command(module), "--port", str(port), "--run-id", run_id]
         with log.open("w") as output:
             began = time.monotonic()
             process = subprocess.Popen(
@@ -137,7 +137,7 @@ def running_server(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 # a killed queue manager leaves its socket behind
-                env=os.environ | {"TMPDIR": directory},
+                env=module_environment() | {"TMPDIR": directory},
             )
         with guarded(process.pid):
             try:
