@@ -46,6 +46,7 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
     Raises ServerFailedError if the server of --url does not answer.
     """
     this = Run(suite, options)
+    save_results = tolerant(this.save, failure_printer(console))
     console.print(this.outline())
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -60,13 +61,13 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
             room(this.gpu),
             announce,
             failure_printer(console),
-            this.save,
+            save_results,
             this.unsettled,
         )
         this.measured = campaign.measured
         campaign.measure()
         this.complete = True
-    this.save()
+    save_results()
     return this.results()
 
 
@@ -282,3 +283,22 @@ def failure_printer(console: Console) -> Callable[[str, str], None]:
         console.print(reason, markup=False)
 
     return report_failure
+
+
+def tolerant(
+    save_results: Callable[[], None], report_failure: Callable[[str, str], None]
+) -> Callable[[], None]:
+    """Saves, or says why not, once until it succeeds: a full disk does not stop the measuring."""
+    failing = False
+
+    def attempt() -> None:
+        nonlocal failing
+        try:
+            save_results()
+            failing = False
+        except OSError as error:
+            if not failing:
+                report_failure("saving", f"{error}; measuring goes on, the next block tries again")
+            failing = True
+
+    return attempt

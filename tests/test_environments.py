@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ from harness.process.launch import (
 )
 from harness.process.limits import short_temporary_folder
 from harness.results.file import save
-from harness.run import plan_of
+from harness.run import plan_of, tolerant
+from harness.suite import read_results
 from tests.builders import judged_results
 from tests.numbers.suite import suite
 from tests.scripted import replies, scripted_server
@@ -57,6 +59,7 @@ CLIENTS = [
 
 BENCHMARK = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from harness.cli import benchmark, benchmark_parser, parsed
 from tests.numbers.suite import NumbersSuite, suite
@@ -341,3 +344,55 @@ def test_servers_are_of_the_benchmarks_checkout_wherever_it_is_started(
     monkeypatch.setenv("PYTHONPATH", str(second_checkout))
     with running_server(*STEADY, startup_limit_s=60) as server:
         assert server.info["variant"] == "steady"
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 5 MB."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no room for another byte."""
+    with (folder / "full").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)) == 4096:
+            pass
+
+
+def test_a_full_disk_is_noticed_before_measuring(small_disk, tmp_path):
+    fill(small_disk)
+    run = benchmarked(tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert f"cannot write to {small_disk}: No space left on device" in run.stderr
+
+
+def test_a_disk_that_fills_up_meanwhile_stops_neither_measuring_nor_printing(small_disk, tmp_path):
+    filled = f"(until [ -e {small_disk}/benchmark_results.json ]; do sleep 0.1; done; "
+    filled += f"cat /dev/zero > {small_disk}/full) 2> /dev/null & "
+    run = benchmarked(tmp_path, prefix=filled)
+    assert run.returncode == 1, run.stderr
+    reason = f"cannot save {small_disk}/benchmark_results.json: No space left on device"
+    assert reason in " ".join(run.stdout.split())
+    assert " ".join(run.stdout.split()).count("measuring goes on") == 1
+    assert "95 % intervals" in run.stdout
+    assert "Traceback" not in run.stderr
+    assert read_results(small_disk / "benchmark_results.json").variants  # the last that fitted
+
+
+def test_saving_is_tried_again_and_a_second_failure_is_said_anew():
+    outcomes, said = iter([OSError("full"), OSError("full"), None, OSError("full")]), []
+
+    def save_results() -> None:
+        if outcome := next(outcomes):
+            raise outcome
+
+    attempt = tolerant(save_results, lambda name, reason: said.append((name, reason)))
+    for expected in (1, 1, 1, 2):
+        attempt()
+        assert len(said) == expected
