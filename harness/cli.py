@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.load.job import Job
+from harness.process.alone import alone_on_this_machine
 from harness.process.control import plain_http_url
 from harness.process.launch import ServerFailedError, attached_server
 from harness.process.limits import allow_connections
@@ -39,7 +40,8 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         check_writable(options.output_dir)
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
-        with empty_compiler_cache(), contextlib.closing(suite()) as measured:
+        others = contextlib.nullcontext() if options.force else alone_on_this_machine()
+        with others, empty_compiler_cache(), contextlib.closing(suite()) as measured:
             results = run(measured, options, console)
     except (OSError, ServerFailedError, CannotMeasureError) as error:
         return refused(str(error))
@@ -263,6 +265,11 @@ def where_options(parser: argparse.ArgumentParser, output_dir: Path) -> None:
         f"seconds after which a request has failed {SHOWN}",
         type=positive,
         default=JOB_DEFAULTS["timeout_s"],
+    )
+    add(
+        "--force",
+        "measure although another benchmark runs on this machine",
+        action="store_true",
     )
 
 

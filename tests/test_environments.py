@@ -18,6 +18,7 @@ import mnist_model_benchmarking.benchmark
 from harness.cli import parsed
 from harness.load.connection import wire_format
 from harness.load.echo_server import echo_server
+from harness.process.alone import alone_on_this_machine
 from harness.process.control import plain_http_url
 from harness.process.groups import end_group
 from harness.process.launch import (
@@ -71,7 +72,9 @@ if __name__ == "__main__":
 
 
 def benchmarked(folder: Path, *flags: object, prefix: str = "", **environment: str):
-    """A short benchmark of one variant that has ended, started by a shell."""
+    """A short benchmark of one variant that has ended, started by a shell; it shares no temporary
+    folder, and so no lock, with those that run beside the tests.
+    """
     (folder / "run.py").write_text(BENCHMARK)
     arguments = ["--variants", "steady", "--epochs", 1, "--output-dir", folder / "metrics", *flags]
     command = shlex.join(map(str, [sys.executable, folder / "run.py", *arguments]))
@@ -81,7 +84,7 @@ def benchmarked(folder: Path, *flags: object, prefix: str = "", **environment: s
         capture_output=True,
         text=True,
         timeout=100,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)} | environment,
     )
 
 
@@ -396,3 +399,46 @@ def test_saving_is_tried_again_and_a_second_failure_is_said_anew():
     for expected in (1, 1, 1, 2):
         attempt()
         assert len(said) == expected
+
+
+HOLDER = """
+import sys
+from harness.process.alone import alone_on_this_machine
+with alone_on_this_machine():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_benchmark(folder: Path) -> Iterator[subprocess.Popen]:
+    """A process that holds the lock in this temporary folder."""
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_benchmark_on_the_machine_stops_unless_it_is_forced(tmp_path):
+    with another_benchmark(tmp_path):
+        run = benchmarked(tmp_path)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert "another benchmark runs on this machine" in run.stderr
+        assert not (tmp_path / "metrics" / "benchmark_results.json").exists()
+        assert benchmarked(tmp_path, "--force", "--minutes", 0.01).returncode == 0
+
+
+def test_a_killed_benchmark_keeps_no_other_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with another_benchmark(tmp_path) as process:
+        with pytest.raises(OSError, match="another benchmark"), alone_on_this_machine():
+            pytest.fail("two at once")
+        process.kill()
+        process.wait()
+        for _ in range(2):
+            with alone_on_this_machine():
+                pass
