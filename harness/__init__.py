@@ -1,1 +1,24 @@
 """The stopwatch all benchmark folders share: knows URLs, clocks, processes; not what is served."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout that this code is of
+
+script = getattr(sys.modules["__main__"], "__file__", None)
+if script:
+    theirs = Path(script).resolve().parent.parent
+    if theirs != ROOT and (theirs / "harness" / "__init__.py").is_file():
+        sys.exit(
+            f"{script} belongs to {theirs}, but the code that is installed here is of {ROOT}: "
+            f"set PYTHONPATH={theirs}, or install that one (pip install -e {theirs})"
+        )
+
+# Pictures go to files. matplotlib reads this when it is imported, and fails where it names what is
+# not installed, as the one that a notebook hands down to its children.
+os.environ["MPLBACKEND"] = "Agg"
+
+for stream in sys.stdout, sys.stderr:
+    if hasattr(stream, "reconfigure"):  # a "?" in a terminal without "±" is better than the end
+        stream.reconfigure(errors="replace")

@@ -20,9 +20,10 @@ def main() -> None:
     path = parser.parse_args().results
     try:
         results = read_results(path)
-    except UnusableResultsError as error:
+        pictures = draw(results, suite_of(results.package), path.parent)
+    except (UnusableResultsError, OSError) as error:
         sys.exit(str(error))
-    for picture in draw(results, suite_of(results.package), path.parent):
+    for picture in pictures:
         print(f"wrote {picture}")
 
 

@@ -11,15 +11,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from harness.load.job import Job
+from harness.process.alone import alone_on_this_machine
+from harness.process.control import plain_http_url
 from harness.process.launch import ServerFailedError, attached_server
+from harness.process.limits import allow_connections
 from harness.process.module_process import ProcessDiedError
-from harness.run import run
+from harness.results.file import save
+from harness.results.schema import Results
+from harness.run import FILE_NAME, run
 from harness.show.charts import draw
 from harness.show.console import make_console, print_results
 from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+RESULTS_BYTES = 4 << 20  # what results and charts of a long run take
 SHOWN = "(default: %(default)s)"
 JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
 EPOCHS, QUICK = 3, {"epochs": 1}
@@ -29,10 +37,12 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     """Run a suite, print and draw what was measured; returns the exit code."""
     console = make_console()
     try:
+        allow_connections(0 if options.rate else max(options.concurrency))
         check_writable(options.output_dir)
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
-        with empty_compiler_cache(), contextlib.closing(suite()) as measured:
+        others = contextlib.nullcontext() if options.force else alone_on_this_machine()
+        with others, empty_compiler_cache(), contextlib.closing(suite()) as measured:
             results = run(measured, options, console)
     except (OSError, ServerFailedError, CannotMeasureError, ProcessDiedError) as error:
         return refused(str(error))
@@ -40,16 +50,28 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         return refused("interrupted before anything was measured", INTERRUPTED)
     if not results.variants:
         return refused("interrupted before anything was measured", INTERRUPTED)
+    unsaved = kept(results, type(measured), options.output_dir, console)
     print_results(results, type(measured), console)
-    for path in draw(results, type(measured), options.output_dir):
-        console.print(f"wrote {path}")
+    if unsaved:
+        console.print(unsaved, markup=False, style="red")
     failed = [name for name, variant in results.variants.items() if variant.error]
     if failed:
         console.print(f"[red]failed:[/red] {', '.join(failed)}")
     if not results.complete:
         console.print("interrupted; partial results saved")
         return INTERRUPTED
-    return FAILED if failed else 0
+    return FAILED if failed or unsaved else 0
+
+
+def kept(results: Results, suite: type[Suite], directory: Path, console: Console) -> str | None:
+    """Save and draw what was measured, before a terminal can spoil it; returns why that failed."""
+    try:
+        save(results, directory / FILE_NAME)
+        for path in draw(results, suite, directory):
+            console.print(f"wrote {path}", markup=False)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 @contextlib.contextmanager
@@ -67,11 +89,12 @@ def empty_compiler_cache() -> Iterator[None]:
 
 
 def check_writable(directory: Path) -> None:
-    """OSError with one sentence if no file can be written there: better now than later."""
+    """OSError with one sentence if results cannot be written there: better now than later."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(RESULTS_BYTES))
+            os.fsync(file.fileno())
     except OSError as error:
         raise OSError(f"cannot write to {directory}: {error.strerror or error}") from error
 
@@ -182,7 +205,11 @@ def what_options(
         type=positive,
         metavar="MS",
     )
-    add("--url", "measure the server that runs there already; it is neither launched nor stopped")
+    add(
+        "--url",
+        "measure the server that runs there already; it is neither launched nor stopped",
+        type=plain_http_url,
+    )
 
 
 def how_long_options(
@@ -239,6 +266,11 @@ def where_options(parser: argparse.ArgumentParser, output_dir: Path) -> None:
         f"seconds after which a request has failed {SHOWN}",
         type=positive,
         default=JOB_DEFAULTS["timeout_s"],
+    )
+    add(
+        "--force",
+        "measure although another benchmark runs on this machine",
+        action="store_true",
     )
 
 

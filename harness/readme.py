@@ -46,13 +46,13 @@ def main() -> None:
     options = parser.parse_args()
     path = Path("README.md")
     try:
-        wanted = filled(path.read_text(), Path())
+        wanted = filled(path.read_text(encoding="utf-8"), Path())
     except (OSError, UnusableResultsError) as error:
         sys.exit(f"no tables written: {error}")
     if options.check:
-        current = wanted == path.read_text()
+        current = wanted == path.read_text(encoding="utf-8")
         sys.exit(None if current else f"{path} is out of date: run python -m harness.readme")
-    path.write_text(wanted)
+    path.write_text(wanted, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
 from harness.measure.room import room
 from harness.measure.window import OfferedLoad, Record, Window, mean
+from harness.process.control import key_header
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
 from harness.results.file import save
@@ -47,6 +48,7 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
     Raises ServerFailedError if the server of --url does not answer.
     """
     this = Run(suite, options)
+    save_results = tolerant(this.save, failure_printer(console))
     console.print(this.outline())
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -61,7 +63,7 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
             room(this.gpu),
             announce,
             failure_printer(console),
-            this.save,
+            save_results,
             this.unsettled,
         )
         this.measured = campaign.measured
@@ -69,7 +71,7 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
         this.complete = True
     this.over = True
     results = this.results()
-    this.save(results)
+    save_results(results)
     return results
 
 
@@ -246,6 +248,7 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
         job=Job(
             url="",
             bodies=suite.bodies,
+            headers=key_header(),
             duration_s=suite.window_s,
             warmup_s=WARMUP_S,
             warmup_answers=1 if suite.carries_output else WARMUP_ANSWERS,
@@ -309,3 +312,22 @@ def failure_printer(console: Console) -> Callable[[str, str], None]:
         console.print(reason, markup=False)
 
     return report_failure
+
+
+def tolerant(
+    save_results: Callable[..., None], report_failure: Callable[[str, str], None]
+) -> Callable[..., None]:
+    """Saves, or says why not, once until it succeeds: a full disk does not stop the measuring."""
+    failing = False
+
+    def attempt(*results: Results) -> None:
+        nonlocal failing
+        try:
+            save_results(*results)
+            failing = False
+        except OSError as error:
+            if not failing:
+                report_failure("saving", f"{error}; measuring goes on, the next block tries again")
+            failing = True
+
+    return attempt

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from harness.cli import FAILED, benchmark, listed
+from harness.cli import FAILED, benchmark, listed, refused
 from harness.judge.bottlenecks import limit
 from harness.judge.capacity import is_capacity
 from harness.results.schema import Results, Verdict
@@ -70,7 +70,10 @@ def sweep(suite: Callable[[argparse.Namespace], Suite], options: argparse.Namesp
         ):  # refused or interrupted: the next would be too, or is not wanted any more
             break
     if by_value:
-        conclude(setting, by_value, options.output_dir)
+        try:
+            conclude(setting, by_value, options.output_dir)
+        except OSError as error:
+            return max(worst, refused(str(error), FAILED))
     return worst
 
 

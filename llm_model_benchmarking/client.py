@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 
-import requests
+from harness.process.control import client_session, with_scheme
 
 
 def streamed(messages: list[dict[str, str]], options: argparse.Namespace) -> Iterator[str]:
@@ -17,7 +17,8 @@ def streamed(messages: list[dict[str, str]], options: argparse.Namespace) -> Ite
     url = f"{options.url.rstrip('/')}/v1/chat/completions"
     limits = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     request = {"messages": messages, "stream": True} | limits
-    with requests.post(url, json=request, stream=True, timeout=300) as reply:
+    session = client_session(url)
+    with session.post(url, json=request, stream=True, timeout=300) as reply:
         if not reply.ok:
             raise RuntimeError(f"the server answered {reply.status_code}: {reply.text}")
         reply.encoding = "utf-8"
@@ -59,7 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("question", nargs="?", help="one question; without it, a conversation")
-    add("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    here = "http://127.0.0.1:8000"
+    add("--url", type=with_scheme, default=here, help="the server (default: %(default)s)")
     add("--max-tokens", type=int, default=128, help="of each answer (default: %(default)s)")
     likeliest = "0 is the likeliest (default: %(default)s)"
     add("--temperature", type=float, default=0.0, help=likeliest)
@@ -69,7 +71,7 @@ def main() -> None:
             answer([{"role": "user", "content": options.question}], options)
         else:
             converse(options)
-    except (requests.RequestException, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # nobody at the URL, or a refusal
         sys.exit(f"no answer: {error}")
     except (EOFError, KeyboardInterrupt):
         print()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import requests
 
+from harness.process.control import client_session, with_scheme
 from mnist_model_benchmarking.digits import sample_files
 
 
@@ -24,14 +25,18 @@ def main() -> None:
         "--digit", type=int, choices=range(10), help="send a bundled drawing of this digit instead"
     )
     parser.add_argument(
-        "--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)"
+        "--url",
+        type=with_scheme,
+        default="http://127.0.0.1:8000",
+        help="the server (default: %(default)s)",
     )
     options = parser.parse_args()
     try:
         file = options.image
         content = file.read_bytes() if file else sample_files(10)[options.digit][0]
         request = {"image": base64.b64encode(content).decode()}
-        reply = requests.post(f"{options.url.rstrip('/')}/predict", json=request, timeout=30)
+        url = f"{options.url.rstrip('/')}/predict"
+        reply = client_session(url).post(url, json=request, timeout=30)
     except (
         OSError,
         requests.RequestException,

@@ -19,7 +19,10 @@ from typing import Any
 from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms, request_counts
 from harness.load.runner import run_job
+from harness.process.control import REFUSED_STATUSES, key_header, key_refusal, plain_http_url
+from harness.process.limits import allow_connections
 
+REFUSED = 2
 DEFAULTS = {field.name: field.default for field in fields(Job)}
 
 
@@ -53,7 +56,8 @@ def parsed() -> argparse.Namespace:
     """The command line, its destinations named as the fields of a Job."""
     about = __doc__.partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m harness.load", description=about)
-    parser.add_argument("url", help="where to POST, for example http://127.0.0.1:8000/predict")
+    where = "where to POST, for example http://127.0.0.1:8000/predict"
+    parser.add_argument("url", type=plain_http_url, help=where)
     parser.add_argument("--body", type=Path, required=True, help="file with the JSON document")
 
     def option(flag: str, name: str, kind: type, what: str) -> None:
@@ -73,9 +77,18 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = vars(parsed())
-    as_json, body = options.pop("json"), options.pop("body").read_bytes()
-    summary = report(run_job(Job(bodies=[body], **options)))
+    as_json, file = options.pop("json"), options.pop("body")
+    try:
+        allow_connections(0 if options["rate"] else options["concurrency"])
+        job = Job(bodies=[file.read_bytes()], headers=key_header(), **options)
+    except OSError as error:  # no such file, a key that cannot be sent, too few files
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)
+    result = run_job(job)
+    summary = report(result)
     print(json.dumps(summary, allow_nan=False) if as_json else text(summary))
+    if not REFUSED_STATUSES.isdisjoint(result.statuses):
+        print(key_refusal(options["url"]), file=sys.stderr)
     sys.exit(0 if summary["requests"]["ok"] == summary["requests"]["sent"] > 0 else 1)
 
 

@@ -1,7 +1,8 @@
 """One connection of the load generator: one request at a time, its answer kept for later."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -168,12 +169,14 @@ class StreamConnection(Connection):
         )
 
 
-def wire_format(url: str, body: bytes) -> tuple[bytes, bytes]:
+def wire_format(
+    url: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[bytes, bytes]:
     """One POST request with a JSON body: its head, open for one more header, and the body."""
     target = urlsplit(url)
     path = (target.path or "/") + (f"?{target.query}" if target.query else "")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {target.netloc}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n"
-    )
+    ) + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return head.encode(), body

@@ -16,6 +16,7 @@ class Job:
     Attributes:
         url: where to POST.
         bodies: JSON documents, sent in a shuffled cycle.
+        headers: of every request, besides what HTTP needs.
         concurrency: connections with one request each at a time; ignored if there is a rate.
         duration_s: the least time to measure.
         warmup_s: sent before the clock starts, not counted.
@@ -33,6 +34,7 @@ class Job:
 
     url: str
     bodies: list[bytes]
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
     concurrency: int = 1
     duration_s: float = 3.0
     warmup_s: float = 0.5

@@ -48,7 +48,7 @@ class LoadLoop:
         self.tasks: set[asyncio.Task] = set()
         self.target = urlsplit(job.url)
         self.connection_type = StreamConnection if job.carries_output else Connection
-        self.wire = [wire_format(job.url, body) for body in job.bodies]
+        self.wire = [wire_format(job.url, body, job.headers) for body in job.bodies]
         self.indices = shuffled_cycle(len(job.bodies), job.seed)
         self.started = clock()
         self.unix_s = time.time() - self.started  # servers share Unix time, not this clock

@@ -9,6 +9,7 @@ from collections import deque
 from harness.load.connection import Answer, Connection
 from harness.load.job import CONNECTION_ERROR, TIMEOUT
 from harness.load.loop import LoadLoop
+from harness.process.limits import FILES_BESIDE, open_files
 
 MOST_CONNECTIONS = 1024  # what is due beyond them waits for a connection, and its latency tells
 
@@ -23,6 +24,7 @@ class OpenLoop(LoadLoop):
     def start_sending(self) -> None:
         self.opens_at = self.started + self.job.warmup_s
         self.closes_at = self.opens_at + self.job.duration_s
+        self.most_connections = min(MOST_CONNECTIONS, open_files() - FILES_BESIDE)
         self.due: deque[float] = deque()  # intended moments of what could not be sent yet
         self.free: list[Connection] = []
         self.opening = self.pending = 0  # connections; counted requests that have not ended
@@ -59,7 +61,7 @@ class OpenLoop(LoadLoop):
                 connection.send(next(self.indices), intended, sent)
                 if self.counts(intended):
                     self.late_s.append(sent - intended)
-        room = MOST_CONNECTIONS - len(self.connections) - self.opening
+        room = self.most_connections - len(self.connections) - self.opening
         for _ in range(min(len(self.due) - self.opening, room)):
             self.opening += 1
             self.begin(self.connect())

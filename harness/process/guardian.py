@@ -14,12 +14,19 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 
+from harness.process.module_command import module_command, module_environment
+
 
 @cache
 def guardian() -> subprocess.Popen:
     """The guardian of this process, in a session of its own: no Ctrl-C reaches it."""
-    command = [sys.executable, "-m", "harness.process.guardian"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        module_command("harness.process.guardian"),
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=module_environment(),
+    )
 
 
 @contextlib.contextmanager

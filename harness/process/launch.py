@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -13,13 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 import requests
 
+from harness.process.control import (
+    REFUSED_STATUSES,
+    control_session,
+    key_refusal,
+    on_this_machine,
+)
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
+from harness.process.limits import short_temporary_folder
+from harness.process.module_command import module_command, module_environment
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -57,7 +63,7 @@ class Server:
         Raises ServerFailedError if another server answers by now, or none.
         """
         try:
-            reply = requests.get(f"{self.url}/stats", timeout=REPLY_LIMIT_S)
+            reply = control_session().get(f"{self.url}/stats", timeout=REPLY_LIMIT_S)
         except requests.RequestException as error:
             raise ServerFailedError(
                 f"{self.url} no longer answers: {error}{self.tail()}"
@@ -118,9 +124,10 @@ def running_server(
     its place.
     """
     run_id, port = uuid.uuid4().hex, free_port()
-    with tempfile.TemporaryDirectory(prefix="server-") as directory:
+    folder = short_temporary_folder(below="/server-12345678")
+    with tempfile.TemporaryDirectory(prefix="server-", dir=folder) as directory:
         log = Path(directory) / "server.log"
-        command = [sys.executable, "-m", module, "--port", str(port), "--run-id", run_id]
+        command = [*module_command(module), "--port", str(port), "--run-id", run_id]
         with log.open("w") as output:
             began = time.monotonic()
             process = subprocess.Popen(
@@ -130,7 +137,7 @@ def running_server(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 # a killed queue manager leaves its socket behind
-                env=os.environ | {"TMPDIR": directory},
+                env=module_environment() | {"TMPDIR": directory},
             )
         with guarded(process.pid):
             try:
@@ -163,16 +170,19 @@ def wait_until_ready(
 
 
 def healthy(url: str) -> bool:
-    """Whether /health answers 200 within seconds."""
+    """Whether /health answers 200 within seconds; ServerFailedError if it wants another key."""
     with contextlib.suppress(requests.RequestException):
-        return requests.get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code == 200
+        status = control_session().get(f"{url}/health", timeout=REPLY_LIMIT_S).status_code
+        if status in REFUSED_STATUSES:
+            raise ServerFailedError(key_refusal(url))
+        return status == 200
     return False
 
 
 def model_info(url: str) -> dict[str, Any]:
     """The model metadata in /info; empty if the server offers none."""
     with contextlib.suppress(requests.RequestException, ValueError):
-        reply = requests.get(f"{url}/info", timeout=REPLY_LIMIT_S).json()
+        reply = control_session().get(f"{url}/info", timeout=REPLY_LIMIT_S).json()
         return (reply.get("model") or {}) if isinstance(reply, dict) else {}
     return {}
 
@@ -196,11 +206,7 @@ def parent_here(server: Server) -> int | None:
     Its workers and HTTP processes name their pids; the parent is known only if it is the same for
     all of them.
     """
-    stats = (
-        server.stats()
-        if urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1")
-        else None
-    )
+    stats = server.stats() if on_this_machine(server.url) else None
     if not stats:
         return None
     try:

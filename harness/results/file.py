@@ -19,9 +19,18 @@ class UnusableResultsError(Exception):
 def save(results: Results, path: Path) -> None:
     """Write the file whole or not at all.
 
-    Raises OSError if the folder cannot be written, ValueError if a number is not finite.
+    Raises OSError with one sentence if the folder cannot be written, ValueError if a number is not
+    finite.
     """
     text = json.dumps(asdict(results), indent=1, allow_nan=False)
+    try:
+        write_whole(text, path)
+    except OSError as error:
+        raise OSError(f"cannot save {path}: {error.strerror or error}") from error
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Replace the file by one with this text, once that is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
         temporary = Path(file.name)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from harness.process.cores import usable_cores
+from harness.process.limits import raise_open_files, short_temporary_folder
 from harness.serving.admission import AdmissionControl, QueueClock
 from harness.serving.instrumentation import instrumented
 from harness.serving.served_api import served
@@ -44,6 +46,7 @@ def serve(
     options = argument_parser(api).parse_args()
     refuse_taken_port(options.host, options.port)
     stop_on_signals()
+    bear_the_shells_limits()
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
     server = litserver(api, options, workers_per_device, max_concurrency)
@@ -62,6 +65,17 @@ def serve(
     finally:
         for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
+
+
+def bear_the_shells_limits() -> None:
+    """Open as many files as it allows, a connection each; make sockets where their paths are short
+    enough. Exits with one sentence if there is no such folder.
+    """
+    raise_open_files()
+    try:
+        os.environ["TMPDIR"] = tempfile.tempdir = short_temporary_folder()  # LitServe's manager's
+    except OSError as error:
+        sys.exit(str(error))
 
 
 def variant_of(api: litserve.LitAPI) -> str:

@@ -52,9 +52,12 @@ def draw(results: Results, presentation: type[Presentation], directory: Path) ->
 
 
 def saved(figure: Figure, path: Path) -> Path:
-    """Write one picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    """Write one picture; OSError with one sentence if that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise OSError(f"cannot draw {path}: {error.strerror or error}") from error
     return path
 
 

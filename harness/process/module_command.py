@@ -1,0 +1,20 @@
+"""The command that runs a module of this very checkout, wherever it is run from."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def module_command(module: str) -> list[str]:
+    """`python -m module`, without the working directory in front of the path (-P)."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def module_environment() -> dict[str, str]:
+    """The environment in which this checkout's modules come before those of any other that is
+    installed, or that is the working directory.
+    """
+    given = [path for path in (os.environ.get("PYTHONPATH"), str(Path.cwd())) if path]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *given])}
