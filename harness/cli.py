@@ -11,15 +11,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from harness.judge.comparison import EXIT_CODES, THRESHOLD_PERCENT, summary
+from harness.judge.revisions import revision_rows
 from harness.load.job import Job
+from harness.process.groups import signals_as_interrupt
 from harness.process.launch import ServerFailedError, attached_server
 from harness.process.module_process import ProcessDiedError
+from harness.process.revision import NoRevisionError, Revision, checked_out
+from harness.results.schema import Results
 from harness.run import run
 from harness.show.charts import draw
-from harness.show.console import make_console, print_results
+from harness.show.console import make_console, print_results, revision_table
 from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+REFUSALS = OSError, ServerFailedError, CannotMeasureError, NoRevisionError, ProcessDiedError
 SHOWN = "(default: %(default)s)"
 JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
 EPOCHS, QUICK = 3, {"epochs": 1}
@@ -32,9 +40,13 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         check_writable(options.output_dir)
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
-        with empty_compiler_cache(), contextlib.closing(suite()) as measured:
-            results = run(measured, options, console)
-    except (OSError, ServerFailedError, CannotMeasureError, ProcessDiedError) as error:
+        with (
+            empty_compiler_cache(),
+            other_revision(options.against) as revision,
+            contextlib.closing(suite()) as measured,
+        ):
+            results = run(measured, options, console, revision)
+    except REFUSALS as error:
         return refused(str(error))
     except KeyboardInterrupt:
         return refused("interrupted before anything was measured", INTERRUPTED)
@@ -49,7 +61,30 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     if not results.complete:
         console.print("interrupted; partial results saved")
         return INTERRUPTED
+    if results.against:
+        return concluded(results, options.threshold, console)
     return FAILED if failed else 0
+
+
+def concluded(results: Results, threshold_percent: float, console: Console) -> int:
+    """Say what became of every variant since the other revision; returns the exit code."""
+    pairs = revision_rows(results, threshold_percent)
+    conclusion = summary(pairs)
+    console.print(revision_table(pairs, results))
+    console.print(conclusion)
+    return EXIT_CODES[conclusion]
+
+
+@contextlib.contextmanager
+def other_revision(name: str | None) -> Iterator[Revision | None]:
+    """The revision of --against, checked out until the `with` block ends, by SIGTERM too; None
+    without.
+    """
+    if name is None:
+        yield None
+        return
+    with signals_as_interrupt(), checked_out(name) as revision:
+        yield revision
 
 
 @contextlib.contextmanager
@@ -183,6 +218,19 @@ def what_options(
         metavar="MS",
     )
     add("--url", "measure the server that runs there already; it is neither launched nor stopped")
+    add(
+        "--against",
+        "measure the servers of another git revision beside these; the exit code says whether any "
+        "is slower now (1), not (0), or not known well enough (3)",
+        metavar="REF",
+    )
+    add(
+        "--threshold",
+        f"what a variant may lose against REF {SHOWN}",
+        type=positive,
+        default=THRESHOLD_PERCENT,
+        metavar="PERCENT",
+    )
 
 
 def how_long_options(
@@ -257,4 +305,8 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> ar
     for flag, defaults in parser.presets.items():
         if getattr(known, flag):
             parser.set_defaults(**defaults)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for other in ("url", "sweep"):
+        if options.against and getattr(options, other, None):
+            parser.error(f"--against is a run of its own, and goes not together with --{other}")
+    return options

@@ -64,12 +64,15 @@ class Server:
             ) from error
         if self.run_id is None and reply.status_code == 404:
             return None
-        answered = reply.json().get("run_id") if reply.ok else None
+        stats = parsed_object(reply)
+        answered = stats.get("run_id")
         if answered != self.run_id:
             raise ServerFailedError(
                 f"another server answers at {self.url}: run id {answered}, not {self.run_id}"
+                if answered
+                else f"the server at {self.url} tells no run id in /stats: it cannot be measured"
             )
-        return reply.json()
+        return stats
 
     def freeze(self) -> None:
         """Stop its whole process group: it uses no CPU and answers nobody."""
@@ -104,15 +107,41 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def parsed_object(reply: requests.Response) -> dict[str, Any]:
+    """The JSON object that an answer holds; empty if it holds none, or is an error."""
+    with contextlib.suppress(ValueError):
+        parsed = reply.json() if reply.ok else None
+        return parsed if isinstance(parsed, dict) else {}
+    return {}
+
+
+def code_of(root: Path | None) -> dict[str, str]:
+    """Variables that let a server run the code in this folder, before any that is installed or lies
+    in the working directory, and keep what it compiles there.
+    """
+    if root is None:
+        return {}
+    others = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": f"{root}{os.pathsep}{others}" if others else str(root),
+        "PYTHONSAFEPATH": "1",  # else `python -m` would put the working directory first
+        "TORCHINDUCTOR_CACHE_DIR": str(root / ".compiled"),
+    }
+
+
 @contextlib.contextmanager
 def running_server(
-    module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S
+    module: str,
+    *arguments: str,
+    startup_limit_s: float = STARTUP_LIMIT_S,
+    root: Path | None = None,
 ) -> Iterator[Server]:
     """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block
     lasts.
 
     The server is a process group of its own: a terminal's Ctrl-C does not reach it before its turn,
     and stopping reaches all of it. Its output goes to a file, for an unread pipe would block it.
+    With a `root`, the checkout of another revision, it runs that one's code.
 
     Raises ServerFailedError if it ends early, is not ready in time, or another server answers in
     its place.
@@ -130,7 +159,7 @@ def running_server(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 # a killed queue manager leaves its socket behind
-                env=os.environ | {"TMPDIR": directory},
+                env=os.environ | {"TMPDIR": directory} | code_of(root),
             )
         with guarded(process.pid):
             try:
@@ -139,8 +168,12 @@ def running_server(
                 startup_s = time.monotonic() - began
                 info = model_info(url)
                 if info.get("run_id") != run_id:
-                    message = f"another server answers on port {port}, not the {module} launched"
-                    raise ServerFailedError(message)
+                    raise ServerFailedError(
+                        f"another server answers on port {port}, not the {module} launched"
+                        if "run_id" in info
+                        else f"what answers on port {port} tells no run id in /info: whether it is "
+                        f"the {module} launched cannot be proved"
+                    )
                 yield Server(url, run_id, process.pid, startup_s, info, log)
             finally:
                 with uninterrupted():
