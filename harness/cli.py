@@ -13,21 +13,26 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.judge.comparison import EXIT_CODES, THRESHOLD_PERCENT, summary
+from harness.judge.revisions import revision_rows
 from harness.load.job import Job
 from harness.process.alone import alone_on_this_machine
 from harness.process.control import plain_http_url
+from harness.process.groups import signals_as_interrupt
 from harness.process.launch import ServerFailedError, attached_server
 from harness.process.limits import allow_connections
 from harness.process.module_process import ProcessDiedError
+from harness.process.revision import NoRevisionError, Revision, checked_out
 from harness.results.file import save
 from harness.results.schema import Results
 from harness.run import FILE_NAME, run
 from harness.show.charts import draw
-from harness.show.console import make_console, print_results
+from harness.show.console import make_console, print_results, revision_table
 from harness.suite import CannotMeasureError, Suite
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 RESULTS_BYTES = 4 << 20  # what results and charts of a long run take
+REFUSALS = OSError, ServerFailedError, CannotMeasureError, NoRevisionError, ProcessDiedError
 SHOWN = "(default: %(default)s)"
 JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
 EPOCHS, QUICK = 3, {"epochs": 1}
@@ -42,9 +47,14 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
         others = contextlib.nullcontext() if options.force else alone_on_this_machine()
-        with others, empty_compiler_cache(), contextlib.closing(suite()) as measured:
-            results = run(measured, options, console)
-    except (OSError, ServerFailedError, CannotMeasureError, ProcessDiedError) as error:
+        with (
+            others,
+            empty_compiler_cache(),
+            other_revision(options.against) as revision,
+            contextlib.closing(suite()) as measured,
+        ):
+            results = run(measured, options, console, revision)
+    except REFUSALS as error:
         return refused(str(error))
     except KeyboardInterrupt:
         return refused("interrupted before anything was measured", INTERRUPTED)
@@ -60,6 +70,9 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     if not results.complete:
         console.print("interrupted; partial results saved")
         return INTERRUPTED
+    if results.against:
+        code = concluded(results, options.threshold, console)
+        return code or (FAILED if unsaved else 0)
     return FAILED if failed or unsaved else 0
 
 
@@ -72,6 +85,27 @@ def kept(results: Results, suite: type[Suite], directory: Path, console: Console
     except OSError as error:
         return str(error)
     return None
+
+
+def concluded(results: Results, threshold_percent: float, console: Console) -> int:
+    """Say what became of every variant since the other revision; returns the exit code."""
+    pairs = revision_rows(results, threshold_percent)
+    conclusion = summary(pairs)
+    console.print(revision_table(pairs, results))
+    console.print(conclusion)
+    return EXIT_CODES[conclusion]
+
+
+@contextlib.contextmanager
+def other_revision(name: str | None) -> Iterator[Revision | None]:
+    """The revision of --against, checked out until the `with` block ends, by SIGTERM too; None
+    without.
+    """
+    if name is None:
+        yield None
+        return
+    with signals_as_interrupt(), checked_out(name) as revision:
+        yield revision
 
 
 @contextlib.contextmanager
@@ -210,6 +244,19 @@ def what_options(
         "measure the server that runs there already; it is neither launched nor stopped",
         type=plain_http_url,
     )
+    add(
+        "--against",
+        "measure the servers of another git revision beside these; the exit code says whether any "
+        "is slower now (1), not (0), or not known well enough (3)",
+        metavar="REF",
+    )
+    add(
+        "--threshold",
+        f"what a variant may lose against REF {SHOWN}",
+        type=positive,
+        default=THRESHOLD_PERCENT,
+        metavar="PERCENT",
+    )
 
 
 def how_long_options(
@@ -289,4 +336,8 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> ar
     for flag, defaults in parser.presets.items():
         if getattr(known, flag):
             parser.set_defaults(**defaults)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for other in ("url", "sweep"):
+        if options.against and getattr(options, other, None):
+            parser.error(f"--against is a run of its own, and goes not together with --{other}")
+    return options

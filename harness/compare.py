@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 
 from harness.judge.comparison import (
-    REGRESSION,
-    UNKNOWN,
+    EXIT_CODES,
+    THRESHOLD_PERCENT,
     RowPair,
     compared_rows,
     refuse_incomparable,
+    summary,
 )
 from harness.results.file import UnusableResultsError
 from harness.show.console import comparison_table, make_console
 from harness.suite import read_results
 
-FAILED, UNUSABLE, INCONCLUSIVE = 1, 2, 3
-THRESHOLD_PERCENT = 10.0
+UNUSABLE = 2
 
 
 def main() -> None:
@@ -32,17 +32,15 @@ def main() -> None:
     except UnusableResultsError as error:
         print(error, file=sys.stderr)
         sys.exit(UNUSABLE)
-    outcomes = {pair.outcome for pair in pairs}
-    code = FAILED if REGRESSION in outcomes else INCONCLUSIVE if UNKNOWN in outcomes else 0
-    summary = {FAILED: REGRESSION, INCONCLUSIVE: UNKNOWN, 0: "no regression"}[code]
+    conclusion = summary(pairs)
     if options.json:
         rows = [as_json(pair) for pair in pairs]
-        print(json.dumps({"summary": summary, "rows": rows}, allow_nan=False))
+        print(json.dumps({"summary": conclusion, "rows": rows}, allow_nan=False))
     else:
         console = make_console()
         console.print(comparison_table(pairs, old, new))
-        console.print(summary)
-    sys.exit(code)
+        console.print(conclusion)
+    sys.exit(EXIT_CODES[conclusion])
 
 
 def as_json(pair: RowPair) -> dict:

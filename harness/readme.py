@@ -32,6 +32,8 @@ def published(root: Path, folder: str) -> str:
     sections = []
     for path in paths:
         results = read_results(path)
+        if results.against:
+            raise UnusableResultsError(f"{path} compares two revisions, and is no result of record")
         charts = path.parent.relative_to(root)
         sections.append(tables(results, suite_of(results.package), charts))
     return "\n".join(sections)

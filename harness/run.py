@@ -26,12 +26,20 @@ from harness.measure.window import OfferedLoad, Record, Window, mean
 from harness.process.control import key_header
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
+from harness.process.revision import Revision
 from harness.results.file import save
 from harness.results.no_op import no_op_server
 from harness.results.rows import Rate, Row
-from harness.results.schema import Capacity, Results, VariantResult, WindowRecord
+from harness.results.schema import (
+    Capacity,
+    Results,
+    VariantResult,
+    WindowRecord,
+    at_revision,
+    script_and_revision,
+)
 from harness.results.summary import RESOLUTION_PERCENT, record_of, row_of, with_intervals
-from harness.suite import Suite
+from harness.suite import CannotMeasureError, Suite
 
 FILE_NAME = "benchmark_results.json"
 CONTROL = "A/A control"
@@ -42,12 +50,20 @@ WARMUP_S = 0.12  # after a thaw
 WARMUP_ANSWERS = 2  # per connection, likewise
 
 
-def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
+def run(
+    suite: Suite,
+    options: argparse.Namespace,
+    console: Console,
+    revision: Revision | None = None,
+) -> Results:
     """Measure what the options ask for; saves after every block; Ctrl-C returns what is done.
 
-    Raises ServerFailedError if the server of --url does not answer.
+    With another revision, that of --against, its servers are measured beside those of this code.
+
+    Raises ServerFailedError if the server of --url does not answer, CannotMeasureError if the
+    revision has none of the servers.
     """
-    this = Run(suite, options)
+    this = Run(suite, options, revision)
     save_results = tolerant(this.save, failure_printer(console))
     console.print(this.outline())
     with (
@@ -78,14 +94,17 @@ def run(suite: Suite, options: argparse.Namespace, console: Console) -> Results:
 class Run:
     """A run in progress: its plan, and the results that follow from what was measured so far."""
 
-    def __init__(self, suite: Suite, options: argparse.Namespace) -> None:
-        self.suite, self.options = suite, options
+    def __init__(
+        self, suite: Suite, options: argparse.Namespace, revision: Revision | None = None
+    ) -> None:
+        self.suite, self.options, self.revision = suite, options, revision
+        self.new = new_scripts(suite, options.variants, revision) if revision else []
         self.began = time.monotonic()
         self.started_utc = datetime.now(UTC).isoformat(timespec="seconds")
         self.gpu = gpu_reader()
         self.machine = machine_record(self.gpu.names if self.gpu else [])
-        self.builds_on = dict(suite.variants)
-        self.plan = plan_of(suite, options)
+        self.builds_on = builds_on(suite, revision)
+        self.plan = plan_of(suite, options, revision)
         self.measured = Measured()
         self.complete = False
         self.over = False  # only then are percentiles given intervals, which are bootstraps
@@ -111,7 +130,16 @@ class Run:
             f"machine: {self.machine['cpu']}{sets}, {self.machine['usable_cores']} usable cores, "
             f"{gpus}\n"
             f"{how_long}; results in {options.output_dir}"
+            + "".join(f"\n{line}" for line in self.about_revision())
         )
+
+    def about_revision(self) -> list[str]:
+        """What this code is measured against, and what that does not have; nothing without."""
+        if not self.revision:
+            return []
+        name, commit = self.revision.name, self.revision.commit
+        new = [f"{each} is new: {name} has no server_{each}.py" for each in self.new]
+        return [f"this code against {name}, commit {commit}, in the same blocks", *new]
 
     def save(self, results: Results | None = None) -> None:
         """Write these results or else what was measured so far, if anything was."""
@@ -160,7 +188,11 @@ class Run:
             package=self.suite.package,
             unit=self.suite.unit,
             request=self.suite.request,
-            notes=[*self.suite.notes, *([ONE_EPOCH] if self.plan.epochs == 1 else [])],
+            notes=[
+                *self.suite.notes,
+                *self.about_revision(),
+                *([ONE_EPOCH] if self.plan.epochs == 1 else []),
+            ],
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
             complete=self.complete,
@@ -172,6 +204,7 @@ class Run:
             verdicts=[],
             windows=windows,
             capacity_windows=list(self.measured.capacity_windows),
+            against_commit=self.revision and self.revision.commit,
         )
         return judged(results)
 
@@ -182,9 +215,6 @@ class Run:
         per_request = self.suite.output_per_request
         server = next((record.server for record in records if record.server), {})
         memory = [record.memory_bytes for record in records if record.memory_bytes]
-        by_variant = {each.variant: [] for each in self.measured.records.values()}
-        for record in self.measured.records.values():
-            by_variant[record.variant].append(record)
         most = max((load.concurrency or 1 for load in self.plan.loads), default=1)
         return VariantResult(
             builds_on=self.builds_on.get(name),
@@ -194,7 +224,7 @@ class Run:
             in_process_per_second=in_process and per_request * in_process,
             no_op_server=no_op_server(self.measured.no_ops, shape_of(server), OfferedLoad(most)),
             capacity=self.unknown_capacity(records),
-            own=self.suite.variant(name, by_variant),
+            own=self.suite.variant(name, self.records_beside(name)),
             rows=[
                 self.row(load, windows, fits[load.name].rate(name), max(memory, default=None))
                 for load in self.plan.loads
@@ -232,14 +262,58 @@ class Run:
         """The records of a variant's servers; the A/A control counts for the baseline."""
         return [record for record in self.measured.records.values() if record.variant == name]
 
+    def records_beside(self, name: str) -> dict[str, list[Record]]:
+        """By variant, all records; under a script's name, those of this variant's revision."""
+        names = dict.fromkeys(record.variant for record in self.measured.records.values())
+        revision = script_and_revision(name)[1]
+        beside = {
+            script: self.records_of(other)
+            for other in names
+            for script, at in [script_and_revision(other)]
+            if at == revision
+        }
+        return {other: self.records_of(other) for other in names} | beside
 
-def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
+
+def script(suite: Suite, variant: str) -> str:
+    """The module that serves a variant."""
+    return f"{suite.package}.server_{variant}"
+
+
+def new_scripts(suite: Suite, variants: list[str], revision: Revision) -> list[str]:
+    """Which of the variants the other revision does not have; CannotMeasureError if all of them."""
+    for package in (__package__, suite.package):
+        if not revision.has(package):
+            folder = package.replace(".", "/")
+            raise CannotMeasureError(f"{revision.name} has no {folder}/ to measure against")
+    new = [name for name in variants if not revision.has(script(suite, name))]
+    if len(new) == len(variants):
+        lacking = ", ".join(f"server_{name}.py" for name in new)
+        raise CannotMeasureError(f"{revision.name} has nothing to measure against: no {lacking}")
+    return new
+
+
+def builds_on(suite: Suite, revision: Revision | None) -> dict[str, str | None]:
+    """By variant, in reading order, the one it is compared with: the one it is the difference to,
+    or itself at the other revision.
+    """
+    if not revision:
+        return dict(suite.variants)
+    under: dict[str, str | None] = {}
+    for name, _ in suite.variants:
+        other = at_revision(name, revision.name)
+        under |= {name: other, other: None} if revision.has(script(suite, name)) else {name: None}
+    return under
+
+
+def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None = None) -> Plan:
     """What the options ask for, with the suite's requests."""
     attached = attached_server(options.url) if options.url else None
     rates = [OfferedLoad(None, rate) for rate in options.rate or []]
     common = "--accelerator", options.accelerator, "--api-servers", str(options.api_servers)
     answers = () if suite.carries_output else ("--answer", suite.sample_answer.decode())
-    specs = servers(suite, options, common, attached and attached.info.get("variant", "server"))
+    named = attached and attached.info.get("variant", "server")
+    specs = servers(suite, options, common, named, revision)
     asked = {spec.variant for spec in specs}
     epochs = max(1, round(options.minutes / EPOCH_MINUTES)) if options.precision else options.epochs
     return Plan(
@@ -273,20 +347,33 @@ def plan_of(suite: Suite, options: argparse.Namespace) -> Plan:
 
 
 def servers(
-    suite: Suite, options: argparse.Namespace, common: tuple[str, ...], attached: str | None
+    suite: Suite,
+    options: argparse.Namespace,
+    common: tuple[str, ...],
+    attached: str | None,
+    revision: Revision | None = None,
 ) -> list[ServerSpec]:
-    """The servers of an epoch: every variant asked for, and the baseline's A/A control."""
+    """The servers of an epoch: every variant asked for, the baseline's A/A control, and those
+    variants at the other revision.
+    """
     if attached:
         return [ServerSpec(attached, attached, "", ())]
     baseline = suite.variants[0].name
     names = {name: name for name in options.variants}
-    if baseline in names and len(names) > 1:
+    if baseline in names and (revision or len(names) > 1):
         names[CONTROL] = baseline
     flags = common + suite.server_flags
-    return [
-        ServerSpec(name, variant, f"{suite.package}.server_{variant}", flags)
-        for name, variant in names.items()
+    specs = [
+        ServerSpec(name, variant, script(suite, variant), flags) for name, variant in names.items()
     ]
+    if revision:
+        names = {name: at_revision(name, revision.name) for name in options.variants}
+        specs += [
+            ServerSpec(other, other, script(suite, name), flags, revision.root)
+            for name, other in names.items()
+            if revision.has(script(suite, name))
+        ]
+    return specs
 
 
 @contextlib.contextmanager

@@ -97,7 +97,11 @@ class Suite(Presentation, ABC):
 
     @abstractmethod
     def variant(self, name: str, records: Mapping[str, list[Record]]) -> Any:
-        """What the folder adds to a variant: an `own_variant`, from the records of all so far."""
+        """What the folder adds to a variant: an `own_variant`, from the records of all so far.
+
+        With --against, "x@revision" is a variant too: nothing is measured of it without a server,
+        and `records` then holds those of its own revision under the scripts' names.
+        """
 
 
 def suite_of(package: str) -> type[Suite]:

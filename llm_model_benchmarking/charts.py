@@ -8,7 +8,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from harness.results.rows import Row
-from harness.results.schema import Results, VariantResult
+from harness.results.schema import AT, Results, VariantResult
 from harness.show.panels import (
     APPROXIMATE_INTERVALS,
     LIMIT,
@@ -223,7 +223,12 @@ def finish(
     if not axes.axison:  # a note stands there
         return
     labels = [
-        "\n".join(filter(None, (name, words(variant), "failed" if variant.error else "")))
+        "\n".join(
+            filter(
+                None,
+                (name.replace(AT, f"\n{AT}"), words(variant), "failed" if variant.error else ""),
+            )
+        )
         for name, variant in results.variants.items()
     ]
     axes.set_xticks(range(len(labels)), labels, fontsize=9)

@@ -142,8 +142,10 @@ class LanguageModelSuite(Suite):
             memory_bandwidth_bytes_per_s=bandwidth,
             bytes_per_token=bytes_per_token,
             served_share_percent=served_share_percent(mine),
-            model_bytes=int(metrics[0]["model_bytes"]) if metrics else None,
-            load_s=mean(each["load_s"] for each in metrics),
+            model_bytes=next(
+                (int(each["model_bytes"]) for each in metrics if "model_bytes" in each), None
+            ),
+            load_s=mean(known(each.get("load_s") for each in metrics)),
             compile_s=compiling_s[0] if compiling_s else None,
             compile_cached_s=mean(compiling_s[1:]),
             break_even_requests=break_even_requests(compiling_s, mine, baseline),
@@ -243,7 +245,7 @@ def sentence(variant: VariantResult) -> str:
         parts.append(f"{own.served_share_percent:.0f} % of the same model without a server")
     if own.model_bytes is not None:
         parts.append(f"{own.model_bytes / 1e6:.0f} MB of weights")
-    if own.kl_divergence is not None and variant.builds_on is not None:
+    if own.kl_divergence is not None and variant.server.get("variant") != VARIANTS[0].name:
         parts.append(f"{own.kl_divergence:.2g} nats from the baseline's distribution")
     if own.compile_s is not None:
         requests = own.break_even_requests

@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 from harness.judge.capacity import is_capacity
 from harness.judge.estimation import Estimate, equivalent
-from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED
+from harness.judge.verdicts import (
+    FASTER,
+    MARGIN_PERCENT,
+    NOT_COUNTED,
+    SAME,
+    SLOWER,
+    UNDECIDED,
+)
 from harness.results.schema import Comparison, Verdict
 
 LONE, LIGHT, ONLY = "lone requests", "the lightest load", "the only load"
@@ -83,6 +90,29 @@ def best(baseline: str, load: str, by_load: dict[str, ByVariant], compare: Compa
             undecided += [name] if not slower and name not in same else []
     lists = f"same within {MARGIN_PERCENT:g} %: {listed(same)}; undecided: {listed(undecided)}"
     return f"{top}{f', {here[top].text}' if top in here else ''} ({lists})"
+
+
+def since_revision(verdicts: list[Verdict]) -> list[str]:
+    """A sentence per variant: what became of it since the revision it is compared with."""
+    by_variant: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_variant.setdefault(verdict.variant, []).append(verdict)
+    return [f"{name}: {'; '.join(changes(own))}" for name, own in by_variant.items()]
+
+
+def changes(verdicts: list[Verdict]) -> list[str]:
+    """What is certain first, load by load; then where it is the same, and where nobody knows."""
+    words = {SAME: f"{SAME} within {MARGIN_PERCENT:g} %"}
+    words |= {UNDECIDED: UNDECIDED, NOT_COUNTED: f"{NOT_COUNTED} for wrong answers"}
+    certain = [
+        f"{each.comparison.text} at {each.load}"
+        for each in verdicts
+        if each.comparison.verdict not in words
+    ]
+    loads = {
+        word: [each.load for each in verdicts if each.comparison.verdict == word] for word in words
+    }
+    return certain + [f"{words[word]} at {', '.join(at)}" for word, at in loads.items() if at]
 
 
 def listed(names: list[str]) -> str:

@@ -22,11 +22,14 @@ BETWEEN_RUNS = 0.03
 # which rows there are and how well they are known, but not what a row is
 FREE_SETTINGS = {
     *("variants", "concurrency", "rate", "epochs", "minutes", "precision", "quick", "seed"),
-    *("timeout", "slo_p99_ms"),
+    *("timeout", "slo_p99_ms", "threshold"),
 }
 MACHINE = ("cpu", "instruction_sets", "usable_cores", "gpus")
 MEMORY_STEP_BYTES = 1 << 30  # a kernel update changes what is left of it by kilobytes
 REGRESSION, IMPROVED, HOLDS, UNKNOWN = "regression", "improved", "holds", "inconclusive"
+NO_REGRESSION = "no regression"
+EXIT_CODES = {NO_REGRESSION: 0, REGRESSION: 1, UNKNOWN: 3}
+THRESHOLD_PERCENT = 10.0  # what a row may lose, if nothing else was asked for
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ def refuse_incomparable(old: Results, new: Results, across_machines: bool) -> No
     for name, results in (("old", old), ("new", new)):
         if not results.complete:
             raise UnusableResultsError(f"not comparable: the {name} run was interrupted")
+        if results.against:
+            message = f"the {name} run compares two revisions itself (--against {results.against})"
+            raise UnusableResultsError(f"not comparable: {message}")
     names = (old.settings.keys() | new.settings.keys()) - FREE_SETTINGS
     if differing := differences(old.settings, new.settings, sorted(names)):
         raise UnusableResultsError(f"not comparable: the settings differ: {differing}")
@@ -104,6 +110,12 @@ def compared_rows(old: Results, new: Results, threshold_percent: float) -> list[
     return pairs
 
 
+def summary(pairs: Sequence[RowPair]) -> str:
+    """One of EXIT_CODES: what all rows come to."""
+    outcomes = {pair.outcome for pair in pairs}
+    return next((each for each in (REGRESSION, UNKNOWN) if each in outcomes), NO_REGRESSION)
+
+
 def missing(error: str | None) -> str:
     """Why a row of the old file has no counterpart."""
     return f"fails now: {error.splitlines()[0]}" if error else "was not measured now"
@@ -120,7 +132,7 @@ def compared_pair(
     """One row: its failed requests first, for fast failures are worth nothing."""
     load = now.load.name
     if more_fail(before, now):
-        text = f"{failed(now)} of {now.requests['sent']} requests fail now, {failed(before)} before"
+        text = fail_more(before, now)
         return RowPair(variant, load, before, now, None, None, REGRESSION, text)
     estimate = ratio(variant, *(each.get(load) for each in fits))
     if estimate is None:
@@ -141,6 +153,11 @@ def more_fail(before: Row, now: Row) -> bool:
     """Whether a larger share of the requests fails now (Fisher's exact test, one-sided, at 5 %)."""
     table = [[failed(now), now.requests["ok"]], [failed(before), before.requests["ok"]]]
     return failed(now) > 0 and stats.fisher_exact(table, "greater").pvalue < 1 - CONFIDENCE
+
+
+def fail_more(before: Row, now: Row) -> str:
+    """How many requests fail now, and how many did before."""
+    return f"{failed(now)} of {now.requests['sent']} requests fail now, {failed(before)} before"
 
 
 def ratio(variant: str, old: LoadFit | None, new: LoadFit | None) -> Estimate | None:

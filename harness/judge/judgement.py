@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from harness.judge.advice import advice
+from harness.judge.advice import advice, since_revision
 from harness.judge.capacity import capacities, capacity_fits
 from harness.judge.estimation import Estimate, equivalent
 from harness.judge.verdicts import MARGIN_PERCENT, LoadFit, aa_control, load_fits, verdicts
@@ -28,9 +28,9 @@ def judged(results: Results) -> Results:
             for name, variant in results.variants.items()
         },
         verdicts=made,
-        aa_control=aa_control(fits, baseline),
+        aa_control=aa_control(fits),
         best={load: each for load, fit in fits.items() if (each := best(fit, results.builds_on))},
-        advice=advice(made, baseline, compare),
+        advice=since_revision(made) if results.against else advice(made, baseline, compare),
     )
 
 

@@ -132,7 +132,7 @@ def verdicts(
     Args:
         fits: by offered load.
         builds_on: by variant that was measured, the one it is the difference to.
-        baseline: the one that builds on no other.
+        baseline: the one that builds on no other; None to compare with none but those built on.
         minutes: how long was measured, to say how much longer might decide.
     """
     pairs = [
@@ -165,13 +165,12 @@ def verdicts(
     ]
 
 
-def aa_control(fits: Mapping[str, LoadFit], baseline: str | None) -> dict[str, Comparison]:
-    """By load, the baseline's second server against its first; nothing where there is one only."""
+def aa_control(fits: Mapping[str, LoadFit]) -> dict[str, Comparison]:
+    """By load, the second server of the variant that has two, the baseline, against its first."""
     controls = {}
     for load, fit in fits.items():
-        servers = fit.servers.get(baseline, [])
-        if len(servers) == 2:
-            first, second = sorted(servers, key=lambda server: server != baseline)
+        for name in (name for name, servers in fit.servers.items() if len(servers) == 2):
+            first, second = sorted(fit.servers[name], key=lambda server: server != name)
             estimate = fit.estimate([second], [first])
             p_value = estimate and estimate.p_value
             controls[load] = comparison(estimate, p_value, 1, math.inf, fit.lacking)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.load.echo_server import echo_server
@@ -36,6 +37,7 @@ from harness.measure.gpu import GpuReader
 from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
 from harness.measure.room import Room, lacked_memory
+from harness.measure.stats import refuse_other_stats
 from harness.measure.utilisation import Meter, ProcessTree, usage_between
 from harness.measure.window import OfferedLoad, Record, Window, mean, work_between
 from harness.process.launch import Server, ServerFailedError, running_server
@@ -62,12 +64,14 @@ class ServerSpec(NamedTuple):
         variant: whose script it is.
         module: the script.
         flags: its command line.
+        root: the checkout whose code it runs, if that is not this one.
     """
 
     name: str
     variant: str
     module: str
     flags: tuple[str, ...]
+    root: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,10 +309,12 @@ class Campaign:
         with ExitStack() as exit_:
             server = self.plan.attached
             if server is None:
-                server = exit_.enter_context(running_server(spec.module, *spec.flags))
+                launching = running_server(spec.module, *spec.flags, root=spec.root)
+                server = exit_.enter_context(launching)
                 record.startups_s.append(server.startup_s)
             record.server, stats = server.info, server.stats()
             if stats:
+                refuse_other_stats(stats)
                 record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
             tree = ProcessTree(server.pid, stats) if server.pid else None
             return Running(server, exit_.pop_all(), tree, launched=self.plan.attached is None)
@@ -447,8 +453,9 @@ class Campaign:
                     record.add(load, window)
 
     def measure_in_process(self, epoch: int, running: dict[ServerSpec, Running]) -> None:
-        """The same work without a server, of every variant that is up."""
-        for variant in dict.fromkeys(spec.variant for spec in running if running[spec].launched):
+        """The same work without a server, of every variant that is up and runs this code."""
+        own = [spec for spec in running if running[spec].launched and spec.root is None]
+        for variant in dict.fromkeys(spec.variant for spec in own):
             spec = next(spec for spec in running if spec.variant == variant)
             record = self.measured.records[spec.name]
             try:

@@ -1,18 +1,21 @@
 """The guardian: a process that ends what a killed run has started, frozen servers included.
 
 A stopped process cannot watch for the death of the one that launched it. The guardian reads process
-groups from a pipe; when the pipe closes, because the run has ended however it did, it kills them.
+groups and directories from a pipe; when the pipe closes, because the run has ended however it did,
+it kills and removes them.
 
     python -m harness.process.guardian      # started by harness.process.launch, once per run
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 from harness.process.module_command import module_command, module_environment
 
@@ -30,13 +33,15 @@ def guardian() -> subprocess.Popen:
 
 
 @contextlib.contextmanager
-def guarded(group: int) -> Iterator[None]:
-    """Have this process group killed if this process ends before the `with` block does."""
-    tell(f"+{group}")
+def guarded(left: int | Path) -> Iterator[None]:
+    """Have this process group killed, or this absolute directory removed, if this process ends
+    before the `with` block does.
+    """
+    tell(f"+{left}")
     try:
         yield
     finally:
-        tell(f"-{group}")  # its number may be another group's soon
+        tell(f"-{left}")  # a group's number may be another's soon
 
 
 def tell(line: str) -> None:
@@ -49,13 +54,16 @@ def tell(line: str) -> None:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    groups: set[int] = set()
+    left: set[str] = set()
     for line in sys.stdin:
-        change = groups.add if line.startswith("+") else groups.discard
-        change(int(line[1:]))
-    for group in groups:
+        change = left.add if line.startswith("+") else left.discard
+        change(line[1:].rstrip("\n"))
+    for group in filter(str.isdigit, left):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+            os.killpg(int(group), signal.SIGKILL)
+    for directory in left:
+        if not directory.isdigit():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

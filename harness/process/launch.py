@@ -25,7 +25,7 @@ from harness.process.control import (
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
 from harness.process.limits import short_temporary_folder
-from harness.process.module_command import module_command, module_environment
+from harness.process.module_command import ROOT, module_command, module_environment
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -70,12 +70,15 @@ class Server:
             ) from error
         if self.run_id is None and reply.status_code == 404:
             return None
-        answered = reply.json().get("run_id") if reply.ok else None
+        stats = parsed_object(reply)
+        answered = stats.get("run_id")
         if answered != self.run_id:
             raise ServerFailedError(
                 f"another server answers at {self.url}: run id {answered}, not {self.run_id}"
+                if answered
+                else f"the server at {self.url} tells no run id in /stats: it cannot be measured"
             )
-        return reply.json()
+        return stats
 
     def freeze(self) -> None:
         """Stop its whole process group: it uses no CPU and answers nobody."""
@@ -110,15 +113,35 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def parsed_object(reply: requests.Response) -> dict[str, Any]:
+    """The JSON object that an answer holds; empty if it holds none, or is an error."""
+    with contextlib.suppress(ValueError):
+        parsed = reply.json() if reply.ok else None
+        return parsed if isinstance(parsed, dict) else {}
+    return {}
+
+
+def server_environment(temporary: str, root: Path | None) -> dict[str, str]:
+    """The environment of a server of this checkout, or of the one in `root`, which then keeps what
+    it compiles there.
+    """
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(root / ".compiled")} if root else {}
+    return module_environment(root or ROOT) | own | {"TMPDIR": temporary}
+
+
 @contextlib.contextmanager
 def running_server(
-    module: str, *arguments: str, startup_limit_s: float = STARTUP_LIMIT_S
+    module: str,
+    *arguments: str,
+    startup_limit_s: float = STARTUP_LIMIT_S,
+    root: Path | None = None,
 ) -> Iterator[Server]:
     """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block
     lasts.
 
     The server is a process group of its own: a terminal's Ctrl-C does not reach it before its turn,
     and stopping reaches all of it. Its output goes to a file, for an unread pipe would block it.
+    With a `root`, the checkout of another revision, it runs that one's code.
 
     Raises ServerFailedError if it ends early, is not ready in time, or another server answers in
     its place.
@@ -137,7 +160,7 @@ def running_server(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 # a killed queue manager leaves its socket behind
-                env=module_environment() | {"TMPDIR": directory},
+                env=server_environment(directory, root),
             )
         with guarded(process.pid):
             try:
@@ -146,8 +169,12 @@ def running_server(
                 startup_s = time.monotonic() - began
                 info = model_info(url)
                 if info.get("run_id") != run_id:
-                    message = f"another server answers on port {port}, not the {module} launched"
-                    raise ServerFailedError(message)
+                    raise ServerFailedError(
+                        f"another server answers on port {port}, not the {module} launched"
+                        if "run_id" in info
+                        else f"what answers on port {port} tells no run id in /info: whether it is "
+                        f"the {module} launched cannot be proved"
+                    )
                 yield Server(url, run_id, process.pid, startup_s, info, log)
             finally:
                 with uninterrupted():

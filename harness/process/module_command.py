@@ -12,9 +12,9 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def module_environment() -> dict[str, str]:
-    """The environment in which this checkout's modules come before those of any other that is
-    installed, or that is the working directory.
+def module_environment(root: Path = ROOT) -> dict[str, str]:
+    """The environment in which the modules of the checkout in `root` come before those of any other
+    that is installed, or that is the working directory.
     """
     given = [path for path in (os.environ.get("PYTHONPATH"), str(Path.cwd())) if path]
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *given])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *given])}

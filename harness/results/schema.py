@@ -13,6 +13,18 @@ from harness.results.rows import FINITE, OwnRow, Rate, Row
 
 SCHEMA_VERSION = 5
 OwnVariant = TypeVar("OwnVariant")
+AT = "@"  # no script has it in its name
+
+
+def at_revision(variant: str, revision: str) -> str:
+    """The name of a variant as it is at the revision of --against: "x@main"."""
+    return f"{variant}{AT}{revision}"
+
+
+def script_and_revision(variant: str) -> tuple[str, str]:
+    """Whose script a variant runs, and at which revision; "" for today's."""
+    script, _, revision = variant.partition(AT)
+    return script, revision
 
 
 @dataclass(frozen=True, config=FINITE)
@@ -57,7 +69,8 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
     """One variant.
 
     Attributes:
-        builds_on: the variant whose difference it is; None for the baseline.
+        builds_on: the variant whose difference it is; None for the baseline. With --against, itself
+            at the other revision; None there, and where that has no such script.
         server: what its /info said.
         startup_s: from launch to ready, mean over launches; None if it was not launched or never
             came up.
@@ -167,6 +180,7 @@ class Results(Generic[OwnRow, OwnVariant]):
         complete: False if the run was interrupted.
         machine: harness.measure.machine.
         settings: the command line.
+        against_commit: the abbreviated hash of the revision of --against; None without.
         measured_s: of all epochs, launches included.
         aa_control: by offered load, the A/A control against the baseline: the proof of the
             instrument.
@@ -197,6 +211,7 @@ class Results(Generic[OwnRow, OwnVariant]):
     advice: list[str] = field(default_factory=list)
     windows: list[WindowRecord] = field(default_factory=list)
     capacity_windows: list[CapacityWindow] = field(default_factory=list)
+    against_commit: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -206,11 +221,20 @@ class Results(Generic[OwnRow, OwnVariant]):
         return list(dict.fromkeys(row.load.name for row in rows))
 
     @property
+    def against(self) -> str | None:
+        """The revision of --against, as it was asked for; None without."""
+        return self.settings.get("against")
+
+    @property
     def builds_on(self) -> dict[str, str | None]:
         """By variant, the one it is the difference to."""
         return {name: variant.builds_on for name, variant in self.variants.items()}
 
     @property
     def baseline(self) -> str | None:
-        """The variant that builds on no other; None if it was not measured."""
+        """The variant that builds on no other; None if it was not measured, or where every variant
+        is compared with itself at another revision and nothing else.
+        """
+        if self.against:
+            return None
         return next((name for name, under in self.builds_on.items() if under is None), None)

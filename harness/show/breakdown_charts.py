@@ -194,6 +194,7 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
     left = min(rates) / 3
     axes.set_xlim(left, max(rates) * (max(rates) / left) ** 0.7)  # room for the labels
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")  # they overlap where it spans little more than a decade
     axes.set_xlabel(f"{unit}/s (logarithmic)")
 
 

@@ -45,7 +45,7 @@ def draw(results: Results, presentation: type[Presentation], directory: Path) ->
         figures[CAPACITY_PATH] = capacity_figure(results)
     figures |= breakdown_figures(results, presentation)
     for name in results.variants:
-        path = f"utilisation/benchmark_results_{name}.png"
+        path = f"utilisation/benchmark_results_{name.replace('/', '-')}.png"
         figures[path] = variant_figure(results, presentation, name)
     figures |= presentation.charts(results)
     return [saved(figure, directory / path) for path, figure in figures.items()]

@@ -11,7 +11,7 @@ from rich.table import Table
 from harness.judge.bottlenecks import reasons
 from harness.judge.comparison import REGRESSION, RowPair
 from harness.results.rows import Row
-from harness.results.schema import Results
+from harness.results.schema import AT, Results
 from harness.show.columns import MATRIX_LEGEND, capacity_text, matrix, rate_text
 from harness.show.panels import all_rows
 from harness.show.presentation import Presentation
@@ -59,7 +59,8 @@ def matrix_table(results: Results) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("offered rate" if results.settings.get("rate") else "concurrency")
     for name in results.variants:
-        table.add_column("\n".join(wrap(name.replace("_", " "), 14)), justify="right")
+        words = name.replace("_", " ").replace(AT, f" {AT}")
+        table.add_column("\n".join(wrap(words, 14)), justify="right")
     for line in matrix(results, "[bold]{}[/bold]".format):
         table.add_row(*line)
     return table
@@ -96,7 +97,11 @@ def verdict_lines(results: Results) -> list[str]:
     return [
         f"{verdict.variant} against {verdict.against} at {verdict.load}: {verdict.comparison.text}"
         for verdict in results.verdicts
-    ] or ["no verdicts: they need the baseline and another variant"]
+    ] or [
+        "no verdicts: no variant was measured at both revisions"
+        if results.against
+        else "no verdicts: they need the baseline and another variant"
+    ]
 
 
 def aa_control(results: Results) -> list[str]:
@@ -120,8 +125,24 @@ def warnings(results: Results) -> Iterator[str]:
 def comparison_table(pairs: list[RowPair], old: Results, new: Results) -> Table:
     """The rows of two result files beside each other, regressions in red."""
     runs = [f"{results.started_utc} ({commit(results)})" for results in (old, new)]
-    table = Table(title=f"{old.suite}, {old.unit}/s: {runs[0]} against {runs[1]}")
-    for heading in ("variant", "load", "old/s", "new/s", "verdict"):
+    return pairs_table(
+        pairs, f"{old.suite}, {old.unit}/s: {runs[0]} against {runs[1]}", "old", "new"
+    )
+
+
+def revision_table(pairs: list[RowPair], results: Results) -> Table:
+    """Every variant beside itself at the revision of --against, regressions in red."""
+    dirty = " with uncommitted changes" if results.machine["git_dirty"] else ""
+    today = f"{commit(results)}{dirty}"
+    other = f"{results.against} ({results.against_commit})"
+    title = f"{results.suite}, {results.unit}/s: {today} against {other}"
+    return pairs_table(pairs, title, "before", "now")
+
+
+def pairs_table(pairs: list[RowPair], title: str, old: str, new: str) -> Table:
+    """Rows beside each other."""
+    table = Table(title=title)
+    for heading in ("variant", "load", f"{old}/s", f"{new}/s", "verdict"):
         justify = "right" if heading.endswith("/s") else "left"
         table.add_column(heading, justify=justify, overflow="fold")
     for pair in pairs:

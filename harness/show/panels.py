@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from harness.results.rows import Row
-from harness.results.schema import Results
+from harness.results.schema import Results, script_and_revision
 
 COLOUR_BLIND_SAFE = 8  # so many colours seaborn's "colorblind" has that are not grey or alike
 MARKERS = "osD^vPX<>p*hd"
@@ -50,11 +50,23 @@ class Point(NamedTuple):
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each of any number of names, no two alike."""
-    names = list(names)
-    palette = "colorblind" if len(names) <= COLOUR_BLIND_SAFE else "husl"
-    colours = seaborn.color_palette(palette, len(names))
-    return dict(zip(names, map(Style, colours, cycle(MARKERS)), strict=True))
+    """A style for each of any number of names, no two alike; a variant at another revision looks
+    like itself, but paler.
+    """
+    scripts = {name: script_and_revision(name) for name in names}
+    shown = list(dict.fromkeys(script for script, _ in scripts.values()))
+    palette = "colorblind" if len(shown) <= COLOUR_BLIND_SAFE else "husl"
+    colours = seaborn.color_palette(palette, len(shown))
+    looks = dict(zip(shown, map(Style, colours, cycle(MARKERS)), strict=True))
+    return {
+        name: paler(looks[script]) if revision else looks[script]
+        for name, (script, revision) in scripts.items()
+    }
+
+
+def paler(look: Style) -> Style:
+    """The same, half way to white."""
+    return look._replace(colour=tuple((1 + part) / 2 for part in look.colour))
 
 
 def page(
