@@ -16,6 +16,7 @@ import pytest
 
 import mnist_model_benchmarking.benchmark
 from harness.cli import parsed
+from harness.load import open_loop
 from harness.load.connection import wire_format
 from harness.load.echo_server import echo_server
 from harness.process.alone import alone_on_this_machine
@@ -442,3 +443,26 @@ def test_a_killed_benchmark_keeps_no_other_out(tmp_path, monkeypatch):
         for _ in range(2):
             with alone_on_this_machine():
                 pass
+
+
+def test_a_rate_beyond_all_reach_ends_in_time_and_says_so(tmp_path):
+    began = time.monotonic()
+    with scripted_server(replies(delay_s=0.05)) as (url, _):
+        load = loaded("ulimit -v 4000000;", url, tmp_path, "--rate", "1000000", "--duration", "2")
+    assert time.monotonic() - began < 30
+    assert load.returncode == 1, load.stderr
+    assert "the offered rate was not reached" in load.stderr
+    assert json.loads(load.stdout)["requests"]["sent"] <= 2 * open_loop.MOST_DUE
+
+
+def test_a_rate_that_is_reached_is_not_doubted(tmp_path):
+    with scripted_server(replies()) as (url, _):
+        load = loaded("", url, tmp_path, "--rate", "200", "--duration", "1")
+    assert (load.returncode, load.stderr) == (0, "")
+
+
+def test_a_rate_that_no_server_carries_does_not_end_a_run(tmp_path):
+    run = benchmarked(tmp_path, "--rate", 1000000)
+    assert run.returncode in (0, 1), run.stderr
+    assert "Traceback" not in run.stderr
+    assert "95 % intervals" in run.stdout

@@ -50,7 +50,7 @@ def test_the_machine_tells_what_is_free(tmp_path, monkeypatch):
         def read(self) -> GpuReading:
             return GpuReading(None, 30, 80, None, None)
 
-    monkeypatch.setattr(rooms, "CGROUP", tmp_path)
+    monkeypatch.setattr(rooms, "control_groups", lambda _: [tmp_path])
     host, gpu = rooms.room(Gpu()).free()
     assert host > 0
     assert gpu == 50

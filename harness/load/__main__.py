@@ -10,6 +10,7 @@ examination down.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from dataclasses import fields
@@ -23,6 +24,7 @@ from harness.process.control import REFUSED_STATUSES, key_header, key_refusal, p
 from harness.process.limits import allow_connections
 
 REFUSED = 2
+REACHED_SHARE = 0.95  # of an offered rate
 DEFAULTS = {field.name: field.default for field in fields(Job)}
 
 
@@ -38,6 +40,16 @@ def report(result: LoadResult) -> dict[str, Any]:
             "mean_send_delay_ms": 1000 * statistics.fmean(late_s) if late_s else None,
         },
     }
+
+
+def shortfall(job: Job, result: LoadResult) -> str | None:
+    """What to say where an open loop sent fewer requests in its window than it had to."""
+    answers = zip(result.ended, result.service_s, strict=True)
+    sent = sum(ended - service <= result.closed for ended, service in answers)
+    due = (job.rate or 0) * job.duration_s
+    if sent >= REACHED_SHARE * due - 3 * math.sqrt(due):  # three standard deviations of arrivals
+        return None
+    return f"the offered rate was not reached: {sent} requests were sent where {due:.0f} were due"
 
 
 def text(summary: dict[str, Any]) -> str:
@@ -87,6 +99,8 @@ def main() -> None:
     result = run_job(job)
     summary = report(result)
     print(json.dumps(summary, allow_nan=False) if as_json else text(summary))
+    if reason := shortfall(job, result):
+        print(reason, file=sys.stderr)
     if not REFUSED_STATUSES.isdisjoint(result.statuses):
         print(key_refusal(options["url"]), file=sys.stderr)
     sys.exit(0 if summary["requests"]["ok"] == summary["requests"]["sent"] > 0 else 1)

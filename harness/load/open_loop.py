@@ -1,6 +1,7 @@
 """The open loop: requests start when they are due, however slow the answers are."""
 
 import asyncio
+import itertools
 import math
 import random
 import time
@@ -12,6 +13,9 @@ from harness.load.loop import LoadLoop
 from harness.process.limits import FILES_BESIDE, open_files
 
 MOST_CONNECTIONS = 1024  # what is due beyond them waits for a connection, and its latency tells
+MOST_DUE = 200_000  # requests that wait for a connection: their memory is the client's
+PATIENCE_S = 1.0  # with a schedule that the client is behind when its window is over
+ARRIVALS_AT_ONCE = 256  # where sending is late: what ends meanwhile has to be seen, too
 
 
 class OpenLoop(LoadLoop):
@@ -25,6 +29,8 @@ class OpenLoop(LoadLoop):
         self.opens_at = self.started + self.job.warmup_s
         self.closes_at = self.opens_at + self.job.duration_s
         self.most_connections = min(MOST_CONNECTIONS, open_files() - FILES_BESIDE)
+        self.scheduled = self.started  # when the latest request is due
+        self.limit = self.started + self.job.limit_s
         self.due: deque[float] = deque()  # intended moments of what could not be sent yet
         self.free: list[Connection] = []
         self.opening = self.pending = 0  # connections; counted requests that have not ended
@@ -35,16 +41,31 @@ class OpenLoop(LoadLoop):
         """Exponential gaps, on a schedule that does not slip when sending is late."""
         random_state = random.Random(self.job.seed)
         intended = self.started
-        while not self.done.done():
-            intended += random_state.expovariate(self.job.rate)
+        for number in itertools.count():
+            self.scheduled = intended = intended + random_state.expovariate(self.job.rate)
             pause = intended - self.clock()
-            if pause > 0:
-                await asyncio.sleep(pause)
+            if pause > 0 or number % ARRIVALS_AT_ONCE == 0:
+                await asyncio.sleep(max(pause, 0))
+            if self.done.done():
+                return
             if intended >= self.opens_at and math.isnan(self.opened):
                 self.open(self.opens_at)
             self.pending += self.counts(intended)
-            self.due.append(intended)
+            if self.counts(intended) or len(self.due) < MOST_DUE // 2:
+                self.due.append(intended)
+            behind = intended < self.closes_at < self.clock() - PATIENCE_S
+            if len(self.due) > MOST_DUE or behind:
+                self.give_up()
+                return
             self.dispatch()
+
+    def give_up(self) -> None:
+        """End it here: the client cannot even note what is due, or so much of it waits that more
+        would tell nothing new.
+        """
+        now = self.clock()
+        self.closes_at = min(self.closes_at, max(now, self.opens_at))
+        self.limit = now
 
     def counts(self, intended: float) -> bool:
         """Whether a request that was due then belongs to the window."""
@@ -93,13 +114,13 @@ class OpenLoop(LoadLoop):
         """
         if now >= self.closes_at and self.cpu_at_closing is None:
             self.cpu_at_closing = time.process_time()
-        if now - self.started > self.job.limit_s:
+        if now > self.limit:
             for connection in list(self.connections):
                 connection.fail(TIMEOUT)
             while self.due:
                 self.failed(TIMEOUT, self.due.popleft(), now)
-            self.pending = 0
-        if now >= self.closes_at and self.pending == 0:
+            self.pending, self.scheduled = 0, math.inf
+        if min(now, self.scheduled) >= self.closes_at and self.pending == 0:
             if math.isnan(self.opened):
                 self.open(self.opens_at)
             self.close(self.closes_at, self.cpu_at_closing)

@@ -3,16 +3,19 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from harness.measure.gpu import GpuReader
+from harness.process.cores import control_groups
 
 SPARE = 1.2  # what a server took once, it may take a little more of next time
 RESERVE = 0.05  # of the host's memory, for the client and everybody else
-CGROUP = Path("/sys/fs/cgroup")
+MEMORY_FILES = (  # of a control group: its limit, what it uses, the page cache in memory.stat
+    ("memory.max", "memory.current", "inactive_file"),  # version 2
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
+)
 OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|can't allocate memory|(ended with|exit code) -9\b",
     re.IGNORECASE,
@@ -79,13 +82,15 @@ def room(gpu: GpuReader | None) -> Room:
 
 
 def cgroup_free() -> list[int]:
-    """What the container's limit leaves, page cache counted as free; empty without a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
-        stat = dict(line.split() for line in lines)
-        return [limit - used + int(stat["inactive_file"])]
-    return []
+    """What each control group's limit leaves, page cache counted as free; empty without limits."""
+    left = []
+    for group in control_groups("memory"):
+        for limit, used, cache in MEMORY_FILES:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+                most, now = (int((group / name).read_text()) for name in (limit, used))
+                left.append(most - now + int(stat[cache]))
+    return left
 
 
 def lacked_memory(reason: str) -> bool:
