@@ -339,5 +339,5 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> ar
     options = parser.parse_args(argv)
     for other in ("url", "sweep"):
         if options.against and getattr(options, other, None):
-            parser.error(f"--against is a run of its own, and goes not together with --{other}")
+            parser.error(f"argument --against: not allowed with argument --{other}")
     return options

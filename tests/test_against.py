@@ -417,7 +417,7 @@ def test_what_does_not_go_together_with_another_revision_is_refused(words, other
     with pytest.raises(SystemExit) as ended:
         parsed(parser(), ["--against", "HEAD", *words])
     assert ended.value.code == 2
-    assert f"goes not together with {other}" in capsys.readouterr().err
+    assert f"argument --against: not allowed with argument {other}" in capsys.readouterr().err
 
 
 @pytest.fixture

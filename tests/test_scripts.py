@@ -47,6 +47,8 @@ COMMON = [
     ["--rate", "10,nan"],
     ["--output-dir", "/proc/nothing"],
     ["--url", "http://127.0.0.1:9"],
+    ["--against", "nonsense"],
+    ["--against", "HEAD", "--threshold", "0"],
 ]
 
 
