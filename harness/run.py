@@ -45,7 +45,7 @@ FILE_NAME = "benchmark_results.json"
 CONTROL = "A/A control"
 ONE_EPOCH = "one epoch: the intervals are wide, and do not contain what launches differ by"
 LEAST_EPOCHS = 3  # before a precision that was asked for can count as reached
-EPOCH_MINUTES = 3.0  # where the number of epochs is not given but follows from the precision
+OVERTIME = 1.05  # of --minutes, with a precision that was asked for
 WARMUP_S = 0.12  # after a thaw
 WARMUP_ANSWERS = 2  # per connection, likewise
 
@@ -149,11 +149,14 @@ class Run:
 
     def unsettled(self) -> list[OfferedLoad]:
         """The loads to go on with: those with a verdict that is not yet known as well as was asked;
-        on width, never on significance.
+        on width, never on significance. None where one more epoch would not end in time.
         """
-        epochs = {window.epoch for window in self.windows()}
-        if not self.options.precision or len(epochs) < LEAST_EPOCHS:
+        epochs = len({window.epoch for window in self.windows()})
+        if not self.options.precision or epochs < LEAST_EPOCHS:
             return self.plan.loads
+        most_s = OVERTIME * (self.plan.seconds + self.plan.capacity_seconds)
+        if self.measured.seconds * (1 + 1 / epochs) > most_s:
+            return []
         widest = widest_percent(self.results().verdicts)
         return [
             load
@@ -315,7 +318,8 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
     named = attached and attached.info.get("variant", "server")
     specs = servers(suite, options, common, named, revision)
     asked = {spec.variant for spec in specs}
-    epochs = max(1, round(options.minutes / EPOCH_MINUTES)) if options.precision else options.epochs
+    most_epochs = max(1, round(options.minutes / suite.epoch_minutes))
+    epochs = most_epochs if options.precision else options.epochs
     return Plan(
         servers=specs,
         attached=attached,

@@ -50,6 +50,8 @@ class Suite(Presentation, ABC):
         server_flags: what every server script is started with, besides the shared flags.
         notes: what a reader must know beside every number.
         window_s: how long a window lasts, at least.
+        epoch_minutes: how long an epoch lasts where their number follows from the precision asked
+            for: launches differ, so many of them are wanted, but launching measures nothing.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,7 @@ class Suite(Presentation, ABC):
     min_requests: int = 11
     notes: tuple[str, ...] = ()
     window_s: float = 0.6
+    epoch_minutes: float = 2.0
 
     @abstractmethod
     def prepare(self, variants: list[str]) -> None:

@@ -50,6 +50,7 @@ STAGE_NAMES = {
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
 WINDOW_S = 3.0  # a hundred tokens or so
+EPOCH_MINUTES = 4.0  # launches and compiling take one or two of them
 LONE = "1"  # the load at which one stream has the server for itself
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
 
@@ -298,6 +299,7 @@ def suite_with(models: ModuleProcess, options: argparse.Namespace) -> LanguageMo
         min_requests=1,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
         window_s=WINDOW_S,
+        epoch_minutes=EPOCH_MINUTES,
         chats=chats,
         prompt_tokens=options.prompt_tokens,
         accelerator=options.accelerator,

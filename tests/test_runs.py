@@ -182,7 +182,7 @@ def test_a_server_that_dies_between_its_windows_is_named_and_the_others_go_on(
 
 
 def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "EPOCH_MINUTES", 0.25)
+    monkeypatch.setattr(NumbersSuite, "epoch_minutes", 0.25)
     monkeypatch.setattr(running, "LEAST_EPOCHS", 2)
     wanted = {"precision": 30.0, "minutes": 4.0, "concurrency": [1]}
     results, _ = measured(tmp_path, ("paced", "slowed"), **wanted)
@@ -193,7 +193,7 @@ def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, mon
 
 
 def test_a_load_whose_verdicts_are_known_as_asked_is_left_alone_while_others_go_on(monkeypatch):
-    run_ = running.Run(suite("paced", "slowed"), options(Path(), precision=5.0))
+    run_ = running.Run(suite("paced", "slowed"), options(Path(), precision=5.0, minutes=0.1))
     monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(3)])
 
     def made(load: str, resolution: float | None) -> SimpleNamespace:
@@ -204,6 +204,9 @@ def test_a_load_whose_verdicts_are_known_as_asked_is_left_alone_while_others_go_
     assert [load.name for load in run_.unsettled()] == ["4"]
     known[-1] = made("4", None)
     assert [load.name for load in run_.unsettled()] == ["4"]
+    run_.measured.seconds = 5.0  # of 6, in three epochs
+    assert run_.unsettled() == []
+    run_.measured.seconds = 0.0
     known[-1] = made("4", 5.0)
     assert run_.unsettled() == []
     monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(2)])

@@ -52,6 +52,7 @@ LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests
 NO_OP = "no-op server"
 LEAST_BLOCKS = 2  # of every load in an epoch: a single one carries no interval
 CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
+CEILING_EPOCHS = 3  # likewise: later ones are for verdicts that have to be known better
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
 
@@ -250,7 +251,8 @@ class Campaign:
         no_ops: dict[Shape, Running] = {}
         try:
             left = self.launch(epoch, loads, waiting, running)
-            self.launch_no_ops(running, no_ops)
+            if epoch < CEILING_EPOCHS:
+                self.launch_no_ops(running, no_ops)
             if not self.prepared:
                 self.prepare()
             now, share = time.monotonic(), len(running) / max(1, len(running) + len(left))
@@ -363,8 +365,7 @@ class Campaign:
             for offered in self.random.sample(loads, len(loads)):
                 self.measure_block(epoch, running, offered, next(orders[offered]))
                 if offered == self.plan.loads[-1] and cycle % CEILINGS_EVERY == 0:
-                    self.measure_no_ops(epoch, no_ops, offered)
-                    self.measure_in_process(epoch, running)
+                    self.measure_ceilings(epoch, running, no_ops, offered)
                 self.block += 1
                 self.measured.seconds = time.monotonic() - self.began
                 self.save()
@@ -435,6 +436,18 @@ class Campaign:
             record = self.measured.records.setdefault(spec.name, Record(spec.variant))
             record.error = record.error or str(error)
             self.report_failure(spec.name, str(error))
+
+    def measure_ceilings(
+        self,
+        epoch: int,
+        running: dict[ServerSpec, Running],
+        no_ops: dict[Shape, Running],
+        offered: OfferedLoad,
+    ) -> None:
+        """What stands above the servers: the no-op servers, and the same work without a server."""
+        if epoch < CEILING_EPOCHS:
+            self.measure_no_ops(epoch, no_ops, offered)
+            self.measure_in_process(epoch, running)
 
     def measure_no_ops(
         self, epoch: int, no_ops: dict[Shape, Running], offered: OfferedLoad
