@@ -403,6 +403,8 @@ def test_every_epoch_ends_with_capacity_blocks_of_all_servers_each_at_its_own_ra
     assert any(each.late == 0 < each.requests["ok"] for each in results.capacity_windows)
     assert any(each.late > 0 for each in results.capacity_windows)
     assert results.variants["paced"].error is None
+    beyond = [each for each in results.capacity_windows if each.offered_rate > 75]
+    assert all(each.late > 0 for each in beyond)  # 20 ms each are 50 requests/s at most
     rate = results.variants["paced"].capacity.requests_per_second
     assert rate is None or rate.mean < 50  # 20 ms each; a machine that stalls finds none in time
     assert judged(read_results(tmp_path / "benchmark_results.json")) == results

@@ -82,11 +82,13 @@ def measured_on(results: Results) -> str:
     sets = ", ".join(machine.get("instruction_sets") or [])
     versions = ", ".join(f"{name} {packages[name]}" for name in ("litserve", "torch"))
     dirty = " (with uncommitted changes)" if machine["git_dirty"] else ""
+    precision = results.settings.get("precision")
+    asked = f" (--precision {precision:g})" if precision else ""
     parts = [
         f"Measured on {machine_line(results)}" + (f" ({sets})" if sets else ""),
         f"Python {machine['python']}, {versions}",
         f"{results.started_utc[:10]}, commit {commit(results)}{dirty}",
-        f"{results.request}, {epochs(results)}, {results.measured_s / 60:.0f} minutes",
+        f"{results.request}, {epochs(results)}, {results.measured_s / 60:.0f} minutes{asked}",
         *results.notes,
     ]
     return "; ".join(parts) + "."
