@@ -209,7 +209,18 @@ class Run:
             capacity_windows=list(self.measured.capacity_windows),
             against_commit=self.revision and self.revision.commit,
         )
-        return judged(results)
+        results = judged(results)
+        return replace(results, notes=[*results.notes, *self.missed(results)])
+
+    def missed(self, results: Results) -> list[str]:
+        """Where a precision was asked for and not reached; nothing before the end."""
+        asked, widest = self.options.precision, widest_percent(results.verdicts)
+        wide = [load for load, width in widest.items() if asked and width > asked]
+        if not self.over or not wide:
+            return []
+        return [
+            f"--precision {asked:g} was not reached at {', '.join(wide)}: give it more --minutes"
+        ]
 
     def variant(self, name: str, fits: dict[str, LoadFit]) -> VariantResult:
         """What is known of one variant."""

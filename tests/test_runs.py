@@ -210,6 +210,11 @@ def test_a_load_whose_verdicts_are_known_as_asked_is_left_alone_while_others_go_
     assert run_.unsettled() == []
     monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(2)])
     assert len(run_.unsettled()) == 2  # a few epochs at least
+    known[-1] = made("4", 5.1)
+    assert run_.missed(SimpleNamespace(verdicts=known)) == []  # not over yet
+    run_.over = True
+    (sentence,) = run_.missed(SimpleNamespace(verdicts=known))
+    assert sentence == "--precision 5 was not reached at 4: give it more --minutes"
 
 
 def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_baseline(
