@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout that this code is of
 
@@ -18,6 +19,18 @@ if script:
 # Pictures go to files. matplotlib reads this when it is imported, and fails where it names what is
 # not installed, as the one that a notebook hands down to its children.
 os.environ["MPLBACKEND"] = "Agg"
+
+
+
+def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in a word that a command was interrupted, be it while it still imports what it needs."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = explain
 
 for stream in sys.stdout, sys.stderr:
     if hasattr(stream, "reconfigure"):  # a "?" in a terminal without "±" is better than the end

@@ -20,7 +20,7 @@ from harness.process.alone import alone_on_this_machine
 from harness.process.control import plain_http_url
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import ServerFailedError, attached_server
-from harness.process.limits import allow_connections
+from harness.process.limits import allow_connections, unsupported
 from harness.process.module_process import ProcessDiedError
 from harness.process.revision import NoRevisionError, Revision, checked_out
 from harness.results.file import save
@@ -40,8 +40,16 @@ EPOCHS, QUICK = 3, {"epochs": 1}
 
 def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
     """Run a suite, print and draw what was measured; returns the exit code."""
-    console = make_console()
+    with signals_as_interrupt():
+        return interruptible(suite, options)
+
+
+def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
+    """Run a suite; whatever interrupts it, loading included, ends in a sentence."""
+    console, begun = make_console(), False
     try:
+        if reason := unsupported():
+            return refused(reason)
         allow_connections(0 if options.rate else max(options.concurrency))
         check_writable(options.output_dir)
         if options.url:
@@ -53,15 +61,24 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
             other_revision(options.against) as revision,
             contextlib.closing(suite()) as measured,
         ):
+            begun = True
             results = run(measured, options, console, revision)
+        if not results.variants:
+            return refused("interrupted before anything was measured", INTERRUPTED)
+        return concluded(results, type(measured), options, console)
     except REFUSALS as error:
         return refused(str(error))
     except KeyboardInterrupt:
-        return refused("interrupted before anything was measured", INTERRUPTED)
-    if not results.variants:
-        return refused("interrupted before anything was measured", INTERRUPTED)
-    unsaved = kept(results, type(measured), options.output_dir, console)
-    print_results(results, type(measured), console)
+        twice = f"interrupted twice; {options.output_dir / FILE_NAME} holds every block, if any"
+        return refused(twice if begun else "interrupted before anything was measured", INTERRUPTED)
+
+
+def concluded(
+    results: Results, suite: type[Suite], options: argparse.Namespace, console: Console
+) -> int:
+    """Save, draw and print results; returns the exit code."""
+    unsaved = kept(results, suite, options.output_dir, console)
+    print_results(results, suite, console)
     if unsaved:
         console.print(unsaved, markup=False, style="red")
     failed = [name for name, variant in results.variants.items() if variant.error]
@@ -71,7 +88,7 @@ def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
         console.print("interrupted; partial results saved")
         return INTERRUPTED
     if results.against:
-        code = concluded(results, options.threshold, console)
+        code = compared(results, options.threshold, console)
         return code or (FAILED if unsaved else 0)
     return FAILED if failed or unsaved else 0
 
@@ -87,7 +104,7 @@ def kept(results: Results, suite: type[Suite], directory: Path, console: Console
     return None
 
 
-def concluded(results: Results, threshold_percent: float, console: Console) -> int:
+def compared(results: Results, threshold_percent: float, console: Console) -> int:
     """Say what became of every variant since the other revision; returns the exit code."""
     pairs = revision_rows(results, threshold_percent)
     conclusion = summary(pairs)
@@ -98,13 +115,11 @@ def concluded(results: Results, threshold_percent: float, console: Console) -> i
 
 @contextlib.contextmanager
 def other_revision(name: str | None) -> Iterator[Revision | None]:
-    """The revision of --against, checked out until the `with` block ends, by SIGTERM too; None
-    without.
-    """
+    """The revision of --against, checked out until the `with` block ends; None without."""
     if name is None:
         yield None
         return
-    with signals_as_interrupt(), checked_out(name) as revision:
+    with checked_out(name) as revision:
         yield revision
 
 

@@ -68,7 +68,7 @@ def run(
     console.print(this.outline())
     with (
         contextlib.suppress(KeyboardInterrupt),
-        signals_as_interrupt(),
+        signals_as_interrupt(),  # for those who call this without the command line
         load_process() as run_load,
         progress(console) as announce,
     ):

@@ -29,6 +29,12 @@ BANDWIDTH_BYTES, BANDWIDTH_REPEATS = 1 << 30, 8
 IN_PROCESS_S = 3.0
 
 apis: dict[str, BaselineAPI] = {}
+loading: dict[str, tuple[str, ...] | str] = {}  # flags and accelerator of all of them
+
+
+def load_with(flags: tuple[str, ...], accelerator: str) -> None:
+    """Load variants with these flags of the server scripts, on this accelerator."""
+    loading.update(flags=flags, accelerator=accelerator)
 
 
 @contextlib.contextmanager
@@ -46,31 +52,38 @@ def model_name(asked: str | None) -> str:
         return resolved(asked)
 
 
-def set_up(variant: str, flags: tuple[str, ...], asked_accelerator: str) -> dict[str, float]:
-    """Load a variant as its server does, with the flags of its script; returns its setup metrics.
+def api(variant: str) -> BaselineAPI:
+    """A variant, loaded if it is not yet: the process that did it may have died since."""
+    if variant not in apis:
+        set_up(variant)
+    return apis[variant]
+
+
+def set_up(variant: str) -> dict[str, float]:
+    """Load a variant as its server does; returns its setup metrics.
 
     Raises OSError if the model cannot be loaded, ValueError if the context is too long for it.
     """
-    api = api_class(f"{__package__}.server_{variant}")()
+    made = api_class(f"{__package__}.server_{variant}")()
     parser = argparse.ArgumentParser()
-    api.add_flags(parser)
+    made.add_flags(parser)
     with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights
-        api.configure(parser.parse_args(flags))
+        made.configure(parser.parse_args(loading["flags"]))
     with missing_as_os_error():
-        api.setup(accelerator(asked_accelerator))
-    apis[variant] = api
-    return {name: getattr(api, name) for name in api.setup_metrics}
+        made.setup(accelerator(loading["accelerator"]))
+    apis[variant] = made
+    return {name: getattr(made, name) for name in made.setup_metrics}
 
 
 def chats(tokens: int, count: int, seed: int) -> list[list[dict[str, str]]]:
     """Different chats of exactly so many tokens; ValueError if there are none."""
-    return prompts_of(apis["baseline"].tokenizer, tokens, count, seed)
+    return prompts_of(api("baseline").tokenizer, tokens, count, seed)
 
 
 def generated(variant: str, chat: list[dict[str, str]], tokens: int) -> list[int]:
     """Ids of the greedy answer, as long as asked."""
-    api = apis[variant]
-    return [token.id for token in api.predict(Prompt(chat_ids(api.tokenizer, chat), tokens))]
+    prompt = Prompt(chat_ids(api(variant).tokenizer, chat), tokens)
+    return [token.id for token in api(variant).predict(prompt)]
 
 
 def answers(chats: list[list[dict[str, str]]], tokens: int) -> list[list[int]]:
@@ -80,6 +93,7 @@ def answers(chats: list[list[dict[str, str]]], tokens: int) -> list[list[int]]:
 
 def requests_per_second(variant: str, chats: list[list[dict[str, str]]], tokens: int) -> float:
     """How many answers one after the other take a second, tokenising included."""
+    api(variant)  # before the clock starts
     done, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < IN_PROCESS_S:
         generated(variant, chats[done % len(chats)], tokens)
@@ -90,10 +104,10 @@ def requests_per_second(variant: str, chats: list[list[dict[str, str]]], tokens:
 @cache
 def log_probabilities(variant: str) -> numpy.ndarray:
     """(TEXT_TOKENS, vocabulary) float32: of the next token, after each token of a fixed text."""
-    api = apis[variant]
-    ids = torch.tensor([api.tokenizer.encode(TEXT)[:TEXT_TOKENS]], device=api.model.device)
-    rows = [api.prefill(ids[:, :1]).clone()]
-    rows += [api.decode(ids[:, at : at + 1]).clone() for at in range(1, ids.shape[1])]
+    model = api(variant)
+    ids = torch.tensor([model.tokenizer.encode(TEXT)[:TEXT_TOKENS]], device=model.model.device)
+    rows = [model.prefill(ids[:, :1]).clone()]
+    rows += [model.decode(ids[:, at : at + 1]).clone() for at in range(1, ids.shape[1])]
     return torch.stack(rows).float().log_softmax(dim=1).cpu().numpy()
 
 
@@ -106,7 +120,7 @@ def kl_divergence(variant: str) -> float:
 
 def memory_bandwidth() -> float:
     """Bytes/s that the device reads from its memory: the best of several sums of a large array."""
-    values = torch.ones(BANDWIDTH_BYTES // 4, device=apis["baseline"].model.device)
+    values = torch.ones(BANDWIDTH_BYTES // 4, device=api("baseline").model.device)
     seconds = []
     for _ in range(BANDWIDTH_REPEATS):
         began = time.perf_counter()

@@ -17,7 +17,7 @@ from harness.load.latency import latency_ms
 from harness.measure.window import Record, Window, known, mean
 from harness.process.cores import usable_cores
 from harness.process.launch import model_info
-from harness.process.module_process import ModuleProcess
+from harness.process.module_process import LastingProcess
 from harness.results.percentiles import latency_ci95_ms
 from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, latency_text, rate_text, share
@@ -82,7 +82,7 @@ class LanguageModelSuite(Suite):
     chats: list[list[dict[str, str]]]
     prompt_tokens: int
     accelerator: str
-    models: ModuleProcess
+    models: LastingProcess
     setup_metrics: dict[str, dict[str, float]]
     kl_divergences: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float | None = None
@@ -98,8 +98,7 @@ class LanguageModelSuite(Suite):
 
     def in_process(self, variant: str) -> float:
         if variant not in self.setup_metrics:
-            arguments = variant, self.server_flags, self.accelerator
-            self.setup_metrics[variant] = self.models("set_up", *arguments)
+            self.setup_metrics[variant] = self.models("set_up", variant)
         if variant not in self.kl_divergences:
             self.kl_divergences[variant] = self.models("kl_divergence", variant)
         return self.models("requests_per_second", variant, self.chats, self.output_per_request)
@@ -263,7 +262,7 @@ def suite(options: argparse.Namespace) -> LanguageModelSuite:
     """
     threads = {"OMP_NUM_THREADS": str(usable_cores())}  # as many as a server's worker has
     with contextlib.ExitStack() as closing:
-        models = ModuleProcess("llm_model_benchmarking.reference", threads)
+        models = LastingProcess("llm_model_benchmarking.reference", threads)
         closing.enter_context(models)
         choose_model(models, options)
         ready = suite_with(models, options)
@@ -271,7 +270,7 @@ def suite(options: argparse.Namespace) -> LanguageModelSuite:
     return ready
 
 
-def choose_model(models: ModuleProcess, options: argparse.Namespace) -> None:
+def choose_model(models: LastingProcess, options: argparse.Namespace) -> None:
     """Settle on the model asked for, that of the server at --url, or the default one."""
     serving = model_info(options.url.rstrip("/")).get("model") if options.url else None
     options.model = models("model_name", options.model or serving)
@@ -280,11 +279,12 @@ def choose_model(models: ModuleProcess, options: argparse.Namespace) -> None:
         print(f"{options.model}: {RANDOM_WEIGHTS}", file=sys.stderr)
 
 
-def suite_with(models: ModuleProcess, options: argparse.Namespace) -> LanguageModelSuite:
+def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageModelSuite:
     """What to send and how to judge it: the baseline's greedy answers are the measure."""
     tokens, flags = options.output_tokens, server_flags(options)
     try:
-        metrics = models("set_up", "baseline", flags, options.accelerator)
+        models.tell("load_with", flags, options.accelerator)
+        metrics = models("set_up", "baseline")
         chats = models("chats", options.prompt_tokens, CHATS, options.seed)
     except ValueError as error:
         raise CannotMeasureError(str(error)) from error

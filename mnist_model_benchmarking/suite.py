@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from harness.measure.window import Record, Window, known, mean
-from harness.process.module_process import ModuleProcess
+from harness.process.module_process import LastingProcess
 from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, latency_column, number, rate_text
 from harness.show.presentation import Ceiling, Column
@@ -58,7 +58,7 @@ class MnistSuite(Suite):
     own_row, own_variant = ImageRow, ImageVariant
     columns = COLUMNS
 
-    reference: ModuleProcess
+    reference: LastingProcess
     accelerator: str
     models_alone: dict[str, ModelAlone] = field(default_factory=dict)
 
@@ -112,7 +112,7 @@ def suite(options: argparse.Namespace) -> MnistSuite:
     if options.mnist:
         check_mnist_files(options)
     with contextlib.ExitStack() as closing:
-        reference = closing.enter_context(ModuleProcess("mnist_model_benchmarking.reference"))
+        reference = closing.enter_context(LastingProcess("mnist_model_benchmarking.reference"))
         ready = suite_with(reference, options)
         closing.pop_all()  # from here on, the suite's own close() ends the process
     return ready
@@ -127,7 +127,7 @@ def check_mnist_files(options: argparse.Namespace) -> None:
         )
 
 
-def suite_with(reference: ModuleProcess, options: argparse.Namespace) -> MnistSuite:
+def suite_with(reference: LastingProcess, options: argparse.Namespace) -> MnistSuite:
     """What to send and how to judge it."""
     count, size = options.images_per_request, options.image_size
     if options.mnist:

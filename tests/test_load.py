@@ -60,7 +60,7 @@ def all_near(values: list[float], expected: float) -> bool:
 
 
 class TestClosedLoopWindow:
-    """Warm-up until 101 s and three ends of requests, ten seconds at least, at the latest 171 s."""
+    """Warm-up until 101 s and three ends of requests, at the latest 171 s; ten seconds at least."""
 
     @pytest.fixture
     def window(self) -> ClosedLoopWindow:
@@ -95,7 +95,7 @@ class TestClosedLoopWindow:
 
     def test_closes_at_the_end_of_a_request_once_it_is_long_enough(self, opened):
         assert not opened.edge(110.9, 50)
-        assert not opened.time_passed(111.5)
+        assert not opened.time_passed(111.5, 50)
         assert opened.edge(111.6, 51)
         assert opened.state is State.CLOSED
 
@@ -105,24 +105,40 @@ class TestClosedLoopWindow:
         assert opened.state is State.CLOSED
 
     def test_closes_during_a_stall_after_four_times_its_length(self, opened):
-        assert not opened.time_passed(141.0)
-        assert opened.time_passed(141.1)
+        assert not opened.time_passed(141.0, 3)
+        assert opened.time_passed(141.1, 3)
         assert opened.state is State.CLOSED
 
-    def test_one_that_never_opened_closes_at_the_limit_of_the_job(self, window):
-        assert not window.time_passed(171.0)
-        assert window.time_passed(171.1)
-        assert window.state is State.CLOSED
+    def test_with_few_answers_closes_at_the_next_end_after_that_or_a_timeout_later(self, opened):
+        assert not opened.edge(140.9, 1)
+        assert not opened.time_passed(141.1, 1)
+        assert not opened.time_passed(171.0, 0)
+        assert opened.edge(165.0, 2)
+        assert opened.state is State.CLOSED
 
-    def test_one_that_opened_late_closes_at_the_limit_of_the_job(self, window):
-        assert window.edge(165.0, 3)
-        assert not window.time_passed(171.0)
-        assert window.time_passed(171.1)
+    def test_without_any_end_closes_a_timeout_after_four_times_its_length(self, opened):
+        assert not opened.edge(141.1, 0)
+        assert not opened.time_passed(171.0, 0)
+        assert opened.time_passed(171.1, 0)
+        assert opened.state is State.CLOSED
+
+    def test_opens_late_with_fewer_answers_than_it_should_wait_for(self, window):
+        assert not window.edge(171.0, 1)
+        assert not window.edge(171.1, 0)
+        assert window.edge(171.2, 2)
+        assert window.state is State.OPEN
+        assert not window.time_passed(211.2, 3)
+        assert window.time_passed(211.3, 3)
+
+    def test_one_that_never_opened_closes_a_timeout_after_it_should_have(self, window):
+        assert not window.time_passed(201.0, 0)
+        assert window.time_passed(201.1, 0)
+        assert window.state is State.CLOSED
 
     def test_nothing_happens_after_it_has_closed(self, opened):
         assert opened.edge(111.0, 3)
         assert not opened.edge(1000.0, 1000)
-        assert not opened.time_passed(1000.0)
+        assert not opened.time_passed(1000.0, 3)
         assert opened.state is State.CLOSED
 
 
@@ -330,12 +346,37 @@ def test_a_silent_server_times_out_and_the_run_ends():
     assert result.closed < START_S + job(**asked).limit_s
 
 
-def test_a_window_that_never_opens_ends_with_the_limit_of_the_job_and_no_throughput():
+def test_a_server_that_hangs_from_the_start_is_given_one_timeout_and_that_is_its_outcome():
     result = answered(silent, concurrency=64, timeout_s=30.0)
     assert result.outcome == ["timeout"] * 64
-    assert result.requests_per_second == result.window_s == 0
-    limit_s = job(timeout_s=30.0).limit_s
-    assert START_S + limit_s <= result.closed <= START_S + limit_s + WATCH_S + PRECISE
+    assert result.requests_per_second == 0
+    assert (result.opened, result.closed) == (START_S, pytest.approx(START_S + 30, abs=0.2))
+
+
+def test_a_server_that_hangs_in_its_window_has_timeouts_in_it():
+    async def script(number, writer):
+        if number <= 30:
+            await asyncio.sleep(0.02)
+            writer.write(OK_REPLY)
+
+    asked = {"concurrency": 4, "duration_s": 0.5, "timeout_s": 10.0, "min_requests": 90}
+    result = answered(script, **asked)
+    assert result.outcome.count("timeout") >= 1
+    assert result.closed < START_S + job(**asked).limit_s
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_server_slower_than_the_window_is_measured_over_whole_answers(concurrency):
+    turn = asyncio.Lock()
+
+    async def script(_, writer):
+        async with turn:  # one at a time
+            await asyncio.sleep(6.0)
+        writer.write(OK_REPLY)
+
+    result = answered(script, concurrency=concurrency, duration_s=0.5, timeout_s=30.0)
+    assert set(result.outcome) == {"ok"}
+    assert result.requests_per_second == pytest.approx(1 / 6, rel=0.01)
 
 
 @pytest.mark.parametrize("offered", [{"concurrency": 2}, {"rate": 50.0}], ids=str)
@@ -354,7 +395,7 @@ def test_a_stall_at_the_end_is_not_cut_off():
             await asyncio.sleep(0.01)
             writer.write(OK_REPLY)
 
-    result = answered(script, duration_s=0.5, timeout_s=10)
+    result = answered(script, duration_s=0.5, timeout_s=10, min_requests=10)
     assert result.correct_in_window == 10  # half of them had come when the window opened
     assert 4 * 0.5 <= result.window_s <= 4 * 0.5 + WATCH_S + PRECISE
     assert result.requests_per_second == 10 / result.window_s
@@ -476,6 +517,21 @@ def test_windows_of_streams_open_and_close_at_an_arrival_whole_answers_or_not():
     assert (result.correct_in_window, result.outputs_in_window) == (6, 6 * 5 + 3)
     assert result.outputs_per_answer == 5
     assert result.requests_per_second == pytest.approx(33 / 5 / 1.02, rel=1e-3)
+
+
+def test_a_stream_that_takes_longer_than_four_windows_is_measured_to_its_end():
+    async def script(_, writer):
+        writer.write(STREAM_HEAD)
+        for _ in range(20):
+            await asyncio.sleep(1.0)
+            writer.write(chunk(b"data: word\n\n"))
+        writer.write(chunk(b"data: [DONE]\n\n") + chunk(b""))
+
+    result = answered(
+        script, carries_output=is_word, duration_s=0.5, min_requests=1, timeout_s=60.0
+    )
+    assert result.outcome == ["ok"]
+    assert result.requests_per_second == pytest.approx(1 / 20, rel=0.01)
 
 
 def test_the_last_answer_counts_although_it_is_complete_a_moment_after_its_last_output():

@@ -4,7 +4,7 @@ import math
 from enum import Enum
 
 from harness.load.connection import Answer, Connection
-from harness.load.job import CONNECTION_ERROR, LONGEST, Job
+from harness.load.job import CONNECTION_ERROR, LONGEST, TIMEOUT, Job
 from harness.load.loop import LoadLoop
 
 
@@ -19,7 +19,7 @@ class State(Enum):
     # it will be, and the first batch of answers may come all at once.
     WARMING_UP = "warming up"
     # What ends now counts: for longer than asked while too few have ended to back a median, but not
-    # for ever, since a server that has stopped answering must not hold up the run.
+    # for ever: a server that has stopped answering must not hold up the run longer than a timeout.
     OPEN = "open"
     # What ends after this is cut off with its connection, and says nothing about the server.
     CLOSED = "closed"
@@ -31,13 +31,14 @@ class ClosedLoopWindow:
     Attributes:
         state: where it stands.
         alarm: until then, no end of a request can change the state.
-        deadline: after it, the state changes even if no request ends.
+        deadline: after it, the end of any request changes the state.
     """
 
     def __init__(self, job: Job, started: float) -> None:
         self.job, self.state = job, State.WARMING_UP
         self.least_ended = job.warmup_answers * job.concurrency - bool(job.carries_output)
-        self.alarm, self.deadline = started + job.warmup_s, started + job.limit_s
+        self.alarm = started + job.warmup_s
+        self.deadline = self.alarm + job.patience_s
 
     def edge(self, now: float, ended: int) -> bool:
         """Whether the end of a request, or a part of a stream, opens or closes the window.
@@ -48,15 +49,22 @@ class ClosedLoopWindow:
         """
         if now < self.alarm:
             return False
-        if self.state is State.WARMING_UP and ended > self.least_ended:
+        is_late = ended > 0 and now > self.deadline
+        if self.state is State.WARMING_UP and (ended > self.least_ended or is_late):
             self.state, self.alarm = State.OPEN, now + self.job.duration_s
-            self.deadline = min(self.deadline, now + LONGEST * self.job.duration_s)
+            self.deadline = now + LONGEST * self.job.duration_s
             return True
-        return self.state is State.OPEN and ended >= self.job.min_requests and self.close()
+        is_enough = ended >= self.job.min_requests or is_late
+        return self.state is State.OPEN and is_enough and self.close()
 
-    def time_passed(self, now: float) -> bool:
-        """Whether it is so late that the window closes, a stall at its end included."""
-        return now > self.deadline and self.close()
+    def time_passed(self, now: float, ended: int) -> bool:
+        """Whether it is so late that the window closes, a stall at its end included.
+
+        One with few answers waits for the next end, be it a timeout: of a slow server it then holds
+        a whole number of requests, of a hanging one its outcome.
+        """
+        is_full = self.state is State.OPEN and ended >= self.job.min_requests
+        return now > self.deadline + (0 if is_full else self.job.timeout_s) and self.close()
 
     def close(self) -> bool:
         """Nothing happens after this."""
@@ -90,7 +98,19 @@ class ClosedLoop(LoadLoop):
     def ended(self, answer: Answer) -> None:
         """Keep an answer; open or close the window if it is time."""
         self.answers.append(answer)
+        if self.is_silent() and not self.done.done():
+            self.window.close()
+            self.open(self.started)
+            self.close(answer.ended)
         self.progressed(answer.ended)
+
+    def is_silent(self) -> bool:
+        """Whether every connection has waited for its first answer in vain: to wait again would
+        tell nothing new, and there is no warm-up to leave out.
+        """
+        is_first = self.window.state is State.WARMING_UP
+        enough = is_first and len(self.answers) >= self.job.concurrency
+        return enough and all(answer.outcome == TIMEOUT for answer in self.answers)
 
     def progressed(self, now: float) -> None:
         """Open or close the window if it is time."""
@@ -106,7 +126,7 @@ class ClosedLoop(LoadLoop):
 
     def time_passed(self, now: float) -> None:
         """Close the window if it has waited long enough; one that never opened has no length."""
-        if self.window.time_passed(now):
+        if self.window.time_passed(now, len(self.answers)):
             if math.isnan(self.opened):
                 self.open(now)
             self.close(now)

@@ -25,7 +25,8 @@ class Job:
         rate: offered requests/s, whatever the server does (Poisson arrivals); None for a closed
             loop.
         timeout_s: a request that takes longer counts as timed out.
-        min_requests: a closed loop measures up to LONGEST times as long until so many have ended.
+        min_requests: a closed loop measures up to LONGEST times as long until so many have ended,
+            and longer still until one has, or has timed out.
         check: body of an answer and index of its request to (is correct, quality from 0 to 1); None
             to trust the status.
         carries_output: for answers that stream: whether a server-sent event is output.
@@ -47,9 +48,15 @@ class Job:
     seed: int = 0
 
     @property
+    def patience_s(self) -> float:
+        """How long the ends of enough requests are waited for, and how long for those of all."""
+        return LONGEST * self.duration_s + self.timeout_s
+
+    @property
     def limit_s(self) -> float:
-        """The longest the job can take."""
-        return self.warmup_s + LONGEST * self.duration_s + self.timeout_s
+        """The longest the job can take; a closed loop waits for its window to open, too."""
+        opening_s = self.patience_s + self.timeout_s if self.rate is None else 0.0
+        return self.warmup_s + opening_s + self.patience_s
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 
 from harness.load.closed_loop import ClosedLoop
 from harness.load.connection import Answer
@@ -14,7 +15,7 @@ from harness.load.events import events
 from harness.load.job import HTTP_ERROR, OK, WRONG_ANSWER, Job, LoadResult
 from harness.load.loop import LoadLoop
 from harness.load.open_loop import OpenLoop
-from harness.process.module_process import ModuleProcess, ProcessDiedError, notify_caller
+from harness.process.module_process import LastingProcess, notify_caller
 
 try:
     from uvloop import new_event_loop
@@ -112,27 +113,18 @@ def load_process() -> Iterator[Callable[..., LoadResult]]:
     time, another one does the job once more, warm-up and function included; if that fails as well,
     raises ProcessDiedError or TimeoutError.
     """
-    module = "harness.load.runner"
-    with ExitStack() as processes:
-        process = processes.enter_context(ModuleProcess(module))
-
-        def run(job: Job, once_warm: Callable[[], None] | None = None) -> LoadResult:
-            nonlocal process
-            try:
-                return run_in(process, job, once_warm)
-            except (ProcessDiedError, TimeoutError):
-                process.close()
-                process = processes.enter_context(ModuleProcess(module))
-                return run_in(process, job, once_warm)
-
-        yield run
+    with LastingProcess("harness.load.runner") as process:
+        yield partial(run_in, process)
 
 
-def run_in(process: ModuleProcess, job: Job, once_warm: Callable[[], None] | None) -> LoadResult:
+def run_in(
+    process: LastingProcess, job: Job, once_warm: Callable[[], None] | None = None
+) -> LoadResult:
     """Run a job in that process; what `once_warm` raises is raised after the job."""
     failures: list[Exception] = []
 
     def on_notice() -> None:
+        failures.clear()  # of an attempt whose process died
         try:
             if once_warm:
                 once_warm()

@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
 END_LIMIT_S = 10
+INTERRUPTS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def die_with_parent() -> None:
@@ -70,26 +71,36 @@ def group_members(group: int) -> list[psutil.Process]:
 @contextlib.contextmanager
 def signals_as_interrupt() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end a run the way Ctrl-C does: keep what is done, leave no
-    process.
+    process. What is ignored, as nohup has SIGHUP, stays ignored.
     """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = signal.SIGTERM, signal.SIGHUP
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
+    with handled(interrupt, signal.SIGTERM, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C: an impatient second one must not leave processes behind."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Put off what would interrupt the `with` block until it is over: an impatient second Ctrl-C
+    must not leave processes behind.
+    """
+    came: list[int] = []
+    # blocked in this thread, a signal would reach one of numpy's, and interrupt here all the same
+    with handled(lambda number, _: came.append(number), *INTERRUPTS):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
+    """Let the handler take these signals, but for those that are ignored."""
+    taken = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -1,6 +1,7 @@
-"""What the shell limits: how many files may be open, how long the path of a socket may be."""
+"""What system and shell limit: signals, processes, open files, the length of a socket's path."""
 
 import os
+import platform
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,15 @@ MOST_FILES = 65536  # more than anything here opens
 FILES_BESIDE = 64  # what a client or a server opens besides its connections
 SOCKET_PATH_BYTES = 103  # of 104 on macOS and 108 on Linux, the zero at the end included
 SOCKET = "/pymp-12345678/listener-12345678"  # what multiprocessing puts under a temporary folder
+
+
+def unsupported(system: str = platform.system(), proc: Path = Path("/proc")) -> str | None:
+    """Why servers cannot be launched, frozen and watched on this system; None if they can."""
+    if system not in ("Linux", "Darwin"):
+        return f"{system} cannot freeze a server's processes: run this on Linux or macOS, or in WSL"
+    if system == "Linux" and not (proc / "self" / "stat").exists():
+        return "/proc is not mounted, and without it no process can be watched: mount it"
+    return None
 
 
 def open_files() -> int:

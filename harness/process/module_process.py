@@ -12,6 +12,8 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from harness.process.guardian import guarded
+
 RESULT, ERROR, NOTICE = "result", "error", "notice"
 END_LIMIT_S = 5
 
@@ -37,6 +39,8 @@ class ModuleProcess:
         arguments = module, theirs, environment or {}
         self.process = context.Process(target=answer_calls, args=arguments, daemon=True)
         self.process.start()
+        self.guard = contextlib.ExitStack()
+        self.guard.enter_context(guarded(self.process.pid))
         theirs.close()  # else a dead process would leave this side waiting for ever
 
     def __call__(
@@ -81,8 +85,53 @@ class ModuleProcess:
         self.process.join(0 if self.busy else END_LIMIT_S)
         self.process.kill()
         self.process.join()
+        self.guard.close()
 
     def __enter__(self) -> "ModuleProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LastingProcess:
+    """A ModuleProcess that is replaced when it dies or is silent for too long; what it was asked is
+    then asked once more.
+    """
+
+    def __init__(self, module: str, environment: dict[str, str] | None = None) -> None:
+        self.start = partial(ModuleProcess, module, environment)
+        self.process, self.is_new = self.start(), False
+        self.told: list[tuple[Any, ...]] = []  # functions and arguments
+
+    def __call__(self, function: str, *arguments: Any, **how: Any) -> Any:
+        """As ModuleProcess has it; raises ProcessDiedError or TimeoutError if a second process
+        fails as well, and starts another for the next call.
+        """
+        try:
+            return self.asked(function, *arguments, **how)
+        except (ProcessDiedError, TimeoutError):
+            self.close()
+            self.process, self.is_new = self.start(), True
+            return self.asked(function, *arguments, **how)
+
+    def tell(self, function: str, *arguments: Any) -> None:
+        """Call a function now, and first of all in every process that replaces this one."""
+        self(function, *arguments)
+        self.told.append((function, *arguments))
+
+    def asked(self, function: str, *arguments: Any, **how: Any) -> Any:
+        """What the process of now answers."""
+        for earlier, *theirs in self.told if self.is_new else ():
+            self.process(earlier, *theirs)
+        self.is_new = False
+        return self.process(function, *arguments, **how)
+
+    def close(self) -> None:
+        """End the process, as ModuleProcess does."""
+        self.process.close()
+
+    def __enter__(self) -> "LastingProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,7 +147,10 @@ def notify_caller() -> None:
 def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> None:
     """Answer calls until the caller is gone."""
     global notify
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one that asked
+    # a group of its own: signals to the caller's are for the caller, who ends this process, or else
+    # the guardian does
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
