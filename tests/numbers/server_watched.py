@@ -1,4 +1,4 @@
-"""Watched: steady, but it may be slow to load, and its watch calls a hanging process so after 2 s."""
+"""Watched: steady, but slow to load if asked, and its watch calls a process hanging after 4 s."""
 
 import argparse
 import time
@@ -15,22 +15,23 @@ HANGS_S = 30
 
 
 class WatchedAPI(SteadyAPI, ServedAPI):
-    """Answers as steady does; a request without a number makes its HTTP process hang."""
+    """Answers as steady does; what is no JSON object makes its HTTP process hang."""
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--load-s", type=float, default=0.0, help="seconds in setup")
 
     def configure(self, options: argparse.Namespace) -> dict[str, Any]:
-        watch.SILENT_S, self.load_s = 2.0, options.load_s
+        watch.SILENT_S, self.load_s = 4.0, options.load_s
         return {}
 
     def setup(self, device: str) -> None:
         print("loading", flush=True)
         time.sleep(self.load_s)
 
-    def refusal(self, *arguments: Any) -> JSONResponse:
-        time.sleep(HANGS_S)
-        return super().refusal(*arguments)
+    def refusal(self, status: int, *arguments: Any) -> JSONResponse:
+        if status == 422:
+            time.sleep(HANGS_S)
+        return super().refusal(status, *arguments)
 
 
 if __name__ == "__main__":
