@@ -16,20 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import litserve
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
+from harness.process.control import API_KEY
 from harness.process.cores import usable_cores
 from harness.process.limits import raise_open_files, short_temporary_folder
 from harness.serving.admission import AdmissionControl, QueueClock
 from harness.serving.instrumentation import instrumented
 from harness.serving.served_api import served
+from harness.serving.watch import Watch
 
+LOOPBACK = "127.0.0.1"
 MAX_BODY_BYTES = 32 << 20
 MAX_CONCURRENCY = 1024  # inside the server; more are answered 503: LitServe's queues have no end
 QUEUE_TIMEOUT_S = 60  # a request that waited longer is answered 504 when its turn comes
+RESPONSE_TIMEOUT_S = QUEUE_TIMEOUT_S + 240  # and one that nobody answers, then
 
 
 def serve(
@@ -44,12 +49,15 @@ def serve(
         max_concurrency: requests that may be inside one HTTP process before it answers 503.
     """
     options = argument_parser(api).parse_args()
+    refuse_open_door(options.host, options.insecure)
     refuse_taken_port(options.host, options.port)
     stop_on_signals()
     bear_the_shells_limits()
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
     server = litserver(api, options, workers_per_device, max_concurrency)
+    watch = Watch(server, options.api_servers, options.response_timeout)
+    watch.start()
     try:
         with contextlib.suppress(KeyboardInterrupt):
             server.run(
@@ -60,9 +68,11 @@ def serve(
                 generate_client_file=False,
                 access_log=False,
             )
-    except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with
-        sys.exit("LitServe has shut itself down: one of its processes died")
+    except (EOFError, ConnectionError, RuntimeError):  # no queue manager; a worker without a model
+        watch.last_word()
+        raise
     finally:
+        watch.over.set()
         for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
 
@@ -98,8 +108,8 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--host",
-        default="127.0.0.1",
-        choices=("127.0.0.1", "0.0.0.0", "::"),
+        default=LOOPBACK,
+        choices=(LOOPBACK, "0.0.0.0", "::"),
         help="address to listen on (default: %(default)s, this machine only)",
     )
     add("--port", type=int, default=8000, help="1024 to 65535 (default: %(default)s)")
@@ -115,6 +125,19 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
         default=1,
         help="HTTP processes (default: %(default)s; LitServe would start one per worker)",
     )
+    add("--insecure", action="store_true", help=f"let other machines in without a {API_KEY}")
+    add(
+        "--restart-workers",
+        action="store_true",
+        help="start a worker that has died again (default: the server ends)",
+    )
+    add(
+        "--response-timeout",
+        type=float,
+        default=RESPONSE_TIMEOUT_S,
+        metavar="SECONDS",
+        help="without an answer, or a stream's next piece, until a 504 (default: %(default)s)",
+    )
     add(
         "--run-id",
         default=uuid.uuid4().hex,
@@ -122,6 +145,13 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
     )
     served(api).add_flags(parser)
     return parser
+
+
+def refuse_open_door(host: str, insecure: bool) -> None:
+    """Exit with one sentence if other machines could use the server without a key."""
+    if host != LOOPBACK and not os.environ.get(API_KEY) and not insecure:
+        reason = f"set {API_KEY}, or say --insecure"
+        sys.exit(f"--host {host} lets every machine that reaches this one use the server: {reason}")
 
 
 def refuse_taken_port(host: str, port: int) -> None:
@@ -180,11 +210,24 @@ def litserver(
         max_payload_size=MAX_BODY_BYTES,
         middlewares=[(AdmissionControl, admission)],
         callbacks=[QueueClock()],
+        restart_workers=options.restart_workers,
     )
     server.uvicorn_graceful_timeout = 3
-    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id} | counters.snapshot())
+    key = [Depends(server.setup_auth())]
+    server.app.add_api_route(
+        "/stats", lambda: {"run_id": options.run_id} | counters.snapshot(), dependencies=key
+    )
+    guard_documentation(server.app, key)
     explain_refusals(server.app, refusal)
     return server
+
+
+def guard_documentation(app: FastAPI, key: list[Any]) -> None:
+    """Let /docs, /redoc and /openapi.json want the key that LitServe's own endpoints want."""
+    open_routes = [each for each in app.routes if type(each) is Route]
+    for route in open_routes:
+        app.router.routes.remove(route)
+        app.add_api_route(route.path, route.endpoint, dependencies=key, include_in_schema=False)
 
 
 def accelerator(asked: str) -> str:
