@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from harness.measure.no_op import shape_of
 from harness.process.launch import running_server
 from harness.serving.admission import AdmissionControl, QueueClock
+from harness.serving.bounds import Bounds
 from harness.serving.counters import Counters, HttpCounter, WorkerCounter
 from harness.serving.instrumentation import (
     ArrivalQueue,
@@ -114,7 +115,7 @@ class Requests:
 
 def batch_served(api: InstrumentedBatchAPI, bodies: list[dict], wait_s: float = 0.0) -> list:
     """Take the bodies from a queue and answer them in one batch, as LitServe's loop does."""
-    queue = ArrivalQueue(Requests(bodies, api.clock, wait_s), api)
+    queue = ArrivalQueue(Requests(bodies, api.clock, wait_s), api, respond=None)
     taken = [queue.get(timeout=1.0)[3] for _ in bodies]
     outputs = api.unbatch(api.predict(api.batch([api.decode_request(body) for body in taken])))
     answers = [api.encode_response(output) for output in outputs]
@@ -177,6 +178,13 @@ def test_what_an_api_raises_becomes_an_error_that_can_be_pickled(clock):
 
 
 HTTP = {"type": "http", "method": "POST"}
+
+
+async def receive() -> dict:
+    """A small body, whole."""
+    return {"type": "http.request", "body": b"{}", "more_body": False}
+
+
 UNIX_S = 1_700_000_000.0
 
 
@@ -184,7 +192,12 @@ def admission_control(clock: FakeClock, app, limit: int = 4) -> tuple[AdmissionC
     """The middleware around `app`, in an HTTP process that has started."""
     counters = Counters(1, 1, 1, STAGES)
     middleware = AdmissionControl(
-        app, limit, counters, served(None).refusal, clock=clock, unix_clock=lambda: UNIX_S
+        app,
+        counters,
+        served(None).refusal,
+        Bounds(counters, max_concurrency=limit, clock=clock),
+        clock=clock,
+        unix_clock=lambda: UNIX_S,
     )
     middleware.counter = HttpCounter(counters, 0)
     return middleware, counters
@@ -208,22 +221,24 @@ def test_ingress_begins_when_the_client_sends_if_it_says_so_and_else_on_arrival(
         clock.now += 0.125
         QueueClock().on_request()
         clock.now += 2.0
+        QueueClock().on_response()
 
     middleware, counters = admission_control(clock, app)
     headers = [] if header is None else [(b"x-request-start", header.encode())]
-    asyncio.run(middleware(HTTP | {"headers": headers}, None, None))
+    asyncio.run(middleware(HTTP | {"headers": headers}, receive, None))
     (process,) = counters.snapshot()["http"]
     assert process["requests"] == 1
     assert process["ingress_s"] == ingress_s
     assert process["after_ingress_s"] == 2.0
 
 
-def test_a_request_that_ends_before_it_is_queued_is_not_counted(clock):
+def test_a_request_that_no_worker_has_answered_is_not_counted(clock):
     async def app(*_):
         clock.now += 1.0
+        QueueClock().on_request()
 
     middleware, counters = admission_control(clock, app)
-    asyncio.run(middleware(HTTP | {"headers": []}, None, None))
+    asyncio.run(middleware(HTTP | {"headers": []}, receive, None))
     assert counters.snapshot()["http"][0]["requests"] == 0
 
 
@@ -239,8 +254,8 @@ def test_what_is_above_the_limit_is_refused_with_503_and_retry_after(clock):
     async def all_at_once():
         middleware, _ = admission_control(clock, app, limit=2)
         request = HTTP | {"headers": []}
-        await asyncio.gather(*(middleware(request, None, send) for _ in range(3)))
-        await middleware(request, None, send)
+        await asyncio.gather(*(middleware(request.copy(), receive, send) for _ in range(3)))
+        await middleware(request.copy(), receive, send)
         assert middleware.concurrency == 0
 
     asyncio.run(all_at_once())
@@ -262,7 +277,7 @@ def test_a_body_in_an_encoding_is_refused_unread_with_415(clock, encoding, refus
 
     middleware, _ = admission_control(clock, app)
     request = HTTP | {"headers": [(b"content-encoding", encoding.encode())]}
-    asyncio.run(middleware(request, None, send))
+    asyncio.run(middleware(request.copy(), receive, send))
     assert bool(entered) is not refused
     assert [message["status"] for message in sent[:1]] == [415] * refused
 

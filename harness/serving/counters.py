@@ -7,6 +7,8 @@ from ctypes import Array, Structure, c_byte, c_double, c_int64, sizeof
 from functools import cache
 from typing import Any
 
+from harness.serving.abandoned import Abandoned
+
 QUEUE_WAIT = "queue_wait"
 
 
@@ -57,6 +59,9 @@ class Counters:
     Each process writes its own only, so no lock is needed; readers may see one batch that is not
     yet added to all fields.
 
+    Attributes:
+        abandoned: the requests whose clients have left.
+
     Args:
         workers, api_servers: how many there are of either kind.
         max_batch_size: the largest batch that can be formed.
@@ -74,6 +79,7 @@ class Counters:
     ) -> None:
         self.stages, self.setup_metrics = tuple(stages), tuple(setup_metrics)
         self.worker_count, self.max_batch_size = workers, max_batch_size
+        self.abandoned = Abandoned()
         context = multiprocessing.get_context("spawn")
         self.http = context.RawArray(HttpTotals, api_servers)
         # Bytes: LitServe pickles this to its workers, and a class that is made here has no name

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from litserve.callbacks import CallbackRunner
 from litserve.loops.simple_loops import BatchedLoop, SingleLoop
 from litserve.loops.streaming_loops import StreamingLoop
+from litserve.utils import LitAPIStatus, LoopResponseType, PickleableHTTPException
 
 from harness.process.groups import die_with_parent
 from harness.serving.counters import Counters, WorkerCounter
@@ -24,29 +25,59 @@ from harness.serving.served_api import served
 
 logger = logging.getLogger("litserve.instrumentation")
 
+CLIENT_LEFT = 499  # nginx's status for an answer that nobody will read
+
 
 class ArrivalQueue:
     """LitServe's request queue, noting when each request it hands out had entered it.
 
     Whoever asks for more has sent the answers of the last batch: time to count it, for no request
-    waits for that.
+    waits for that. A request that has waited for too long, or whose client has left, is answered
+    here and never handed out: its wait is not that of a batch.
+
+    Args:
+        respond: sends an error: number of its HTTP process, name of the request, the error.
     """
 
-    def __init__(self, queue: Any, api: "InstrumentedAPI") -> None:
-        self.queue, self.api = queue, api
+    def __init__(
+        self, queue: Any, api: "InstrumentedAPI", respond: Callable[[int, Any, Exception], None]
+    ) -> None:
+        self.queue, self.api, self.respond = queue, api, respond
 
     def get(self, *arguments: Any, **options: Any) -> tuple:
         self.api.count_batch()
-        return self.noted(self.queue.get(*arguments, **options))
+        return self.wanted(lambda: self.queue.get(*arguments, **options))
 
     def get_nowait(self) -> tuple:
-        return self.noted(self.queue.get_nowait())
+        return self.wanted(self.queue.get_nowait)
+
+    def wanted(self, take: Callable[[], tuple]) -> tuple:
+        """The next request that is to be served, or LitServe's stop message, which never entered.
+
+        Its time begins anew for LitServe, which would compare it a moment later, once it is noted.
+        """
+        while True:
+            http_process, uid, arrival, request = take()
+            if arrival is None:
+                return http_process, uid, arrival, request
+            reason = self.reason_against(uid, arrival)
+            if reason is None:
+                return self.noted((http_process, uid, arrival, request))
+            self.respond(http_process, uid, reason)
+
+    def reason_against(self, uid: Any, arrival: float) -> HTTPException | None:
+        """Why a request is not to be served any more."""
+        if uid in self.api.counters.abandoned:
+            return PickleableHTTPException(CLIENT_LEFT, "the client has left")
+        limit_s = self.api.request_timeout
+        if limit_s and 0 < limit_s < self.api.clock() - arrival:
+            return PickleableHTTPException(504, "Request timed out")  # LitServe's own words
+        return None
 
     def noted(self, item: tuple) -> tuple:
-        arrival = item[2]
-        if arrival is not None:  # LitServe's stop message has none
-            self.api.arrivals.append(arrival)
-        return item
+        http_process, uid, arrival, request = item
+        self.api.arrivals.append(arrival)
+        return http_process, uid, self.api.clock(), request
 
 
 class InstrumentedLoop:
@@ -66,7 +97,12 @@ class InstrumentedLoop:
         status: Any,
         _: CallbackRunner,
     ) -> None:
-        queue = ArrivalQueue(request_queue, lit_api)
+
+        def respond(http_process: int, uid: Any, error: Exception) -> None:
+            kind = LoopResponseType.STREAMING if lit_api.stream else LoopResponseType.REGULAR
+            self.put_response(transport, http_process, uid, error, LitAPIStatus.ERROR, kind)
+
+        queue = ArrivalQueue(request_queue, lit_api, respond)
         super().__call__(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 
 

@@ -25,20 +25,24 @@ from starlette.routing import Route
 from harness.process.control import API_KEY
 from harness.process.cores import usable_cores
 from harness.process.limits import raise_open_files, short_temporary_folder
-from harness.serving.admission import AdmissionControl, QueueClock
+from harness.serving.admission import AdmissionControl, QueueClock, ResponseBuffer
+from harness.serving.bounds import MAX_CONCURRENCY, MAX_WAIT_S, Bounds
+from harness.serving.connections import Connections
 from harness.serving.instrumentation import instrumented
 from harness.serving.served_api import served
 from harness.serving.watch import Watch
 
 LOOPBACK = "127.0.0.1"
-MAX_BODY_BYTES = 32 << 20
-MAX_CONCURRENCY = 1024  # inside the server; more are answered 503: LitServe's queues have no end
 QUEUE_TIMEOUT_S = 60  # a request that waited longer is answered 504 when its turn comes
 RESPONSE_TIMEOUT_S = QUEUE_TIMEOUT_S + 240  # and one that nobody answers, then
 
 
 def serve(
-    api: litserve.LitAPI, *, workers_per_device: int = 1, max_concurrency: int = MAX_CONCURRENCY
+    api: litserve.LitAPI,
+    *,
+    workers_per_device: int = 1,
+    max_concurrency: int = MAX_CONCURRENCY,
+    max_wait_s: float = MAX_WAIT_S,
 ) -> None:
     """Serve `api` with LitServe until SIGINT or SIGTERM.
 
@@ -47,6 +51,7 @@ def serve(
             in harness.serving.served_api.
         workers_per_device: worker processes; CPU threads are shared out among them.
         max_concurrency: requests that may be inside one HTTP process before it answers 503.
+        max_wait_s: fewer may, if so many would wait for longer (harness.serving.bounds).
     """
     options = argument_parser(api).parse_args()
     refuse_open_door(options.host, options.insecure)
@@ -55,7 +60,7 @@ def serve(
     bear_the_shells_limits()
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
-    server = litserver(api, options, workers_per_device, max_concurrency)
+    server = litserver(api, options, workers_per_device, max_concurrency, max_wait_s)
     watch = Watch(server, options.api_servers, options.response_timeout)
     watch.start()
     try:
@@ -67,6 +72,7 @@ def serve(
                 log_level="warning",
                 generate_client_file=False,
                 access_log=False,
+                http=Connections(served(api).refusal),
             )
     except (EOFError, ConnectionError, RuntimeError):  # no queue manager; a worker without a model
         watch.last_word()
@@ -182,7 +188,11 @@ def stop_on_signals() -> None:
 
 
 def litserver(
-    api: litserve.LitAPI, options: argparse.Namespace, workers: int, max_concurrency: int
+    api: litserve.LitAPI,
+    options: argparse.Namespace,
+    workers: int,
+    max_concurrency: int,
+    max_wait_s: float,
 ) -> litserve.LitServer:
     """The LitServer around `api`: with /info, /stats, limits on bodies and concurrency, and errors
     of one sentence.
@@ -199,7 +209,8 @@ def litserver(
     metadata |= served(api).configure(options)
     wrapped, counters = instrumented(api, workers, options.api_servers)
     refusal = served(api).refusal
-    admission = {"limit": max_concurrency, "counters": counters, "refusal": refusal}
+    bounds = Bounds(counters, max_concurrency, max_wait_s)
+    admission = {"counters": counters, "refusal": refusal, "bounds": bounds}
     server = litserve.LitServer(
         wrapped,
         accelerator=metadata["accelerator"],
@@ -207,12 +218,12 @@ def litserver(
         workers_per_device=workers,
         timeout=QUEUE_TIMEOUT_S,
         model_metadata=metadata,
-        max_payload_size=MAX_BODY_BYTES,
         middlewares=[(AdmissionControl, admission)],
         callbacks=[QueueClock()],
         restart_workers=options.restart_workers,
     )
     server.uvicorn_graceful_timeout = 3
+    server.response_buffer = ResponseBuffer()
     key = [Depends(server.setup_auth())]
     server.app.add_api_route(
         "/stats", lambda: {"run_id": options.run_id} | counters.snapshot(), dependencies=key
