@@ -15,8 +15,7 @@ import litserve
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from litserve.callbacks import CallbackRunner
-from litserve.loops.simple_loops import BatchedLoop, SingleLoop
-from litserve.loops.streaming_loops import StreamingLoop
+from litserve.loops import LitLoop
 
 from harness.process.groups import die_with_parent
 from harness.serving.counters import Counters, WorkerCounter
@@ -49,12 +48,19 @@ class ArrivalQueue:
         return item
 
 
-class InstrumentedLoop:
-    """One of LitServe's own loops, its request queue replaced by one that notes arrivals.
+class InstrumentedLoop(LitLoop):
+    """A loop, LitServe's or the API's own, its request queue replaced by one that notes arrivals.
 
     The server's callbacks are for its HTTP processes: here LitServe would call them six times per
     batch for nothing.
     """
+
+    def __init__(self, loop: LitLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def pre_setup(self, lit_api: "InstrumentedAPI", spec: Any = None) -> None:
+        self.loop.pre_setup(lit_api, spec)
 
     def __call__(
         self,
@@ -67,19 +73,7 @@ class InstrumentedLoop:
         _: CallbackRunner,
     ) -> None:
         queue = ArrivalQueue(request_queue, lit_api)
-        super().__call__(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
-
-
-class InstrumentedSingleLoop(InstrumentedLoop, SingleLoop):
-    """LitServe's loop for one request at a time."""
-
-
-class InstrumentedBatchedLoop(InstrumentedLoop, BatchedLoop):
-    """LitServe's loop for batches."""
-
-
-class InstrumentedStreamingLoop(InstrumentedLoop, StreamingLoop):
-    """LitServe's loop for one request at a time, its answer sent piece by piece."""
+        self.loop(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 
 
 class Stage:
@@ -111,7 +105,6 @@ class InstrumentedAPI(litserve.LitAPI):
         clock: seconds; it must be the one that LitServe stamps arrivals with, but for tests.
     """
 
-    loop_type: type = InstrumentedSingleLoop
     stages: tuple[str, ...] = ("decode", "collate", "predict", "encode")
 
     def __init__(
@@ -123,7 +116,7 @@ class InstrumentedAPI(litserve.LitAPI):
         super().__init__(
             max_batch_size=api.max_batch_size,
             batch_timeout=api.batch_timeout,
-            loop=self.loop_type(),
+            loop=InstrumentedLoop(api.loop),
             spec=api.spec,
         )
         self.api, self.counters, self.clock = api, counters, clock
@@ -194,8 +187,6 @@ class InstrumentedBatchAPI(InstrumentedAPI):
     side.
     """
 
-    loop_type = InstrumentedBatchedLoop
-
     def batch(self, inputs: list) -> Any:
         self.decoding = False
         with self.stage["decode"]:
@@ -224,7 +215,6 @@ class InstrumentedStreamAPI(InstrumentedAPI):
     HTTPException on.
     """
 
-    loop_type = InstrumentedStreamingLoop
     stages = ("decode", "first_output", "next_outputs", "encode")
 
     def decode_request(self, request: dict) -> Any:

@@ -25,7 +25,7 @@ from harness.process.cores import usable_cores
 from harness.process.limits import raise_open_files, short_temporary_folder
 from harness.serving.admission import AdmissionControl, QueueClock
 from harness.serving.instrumentation import instrumented
-from harness.serving.served_api import served
+from harness.serving.served_api import loop_name, served
 
 MAX_BODY_BYTES = 32 << 20
 MAX_CONCURRENCY = 1024  # inside the server; more are answered 503: LitServe's queues have no end
@@ -165,6 +165,7 @@ def litserver(
         "api_servers": options.api_servers,
         "max_batch_size": api.max_batch_size,
         "batch_timeout_s": api.batch_timeout,
+        "loop": loop_name(api),
     }
     metadata |= served(api).configure(options)
     wrapped, counters = instrumented(api, workers, options.api_servers)
