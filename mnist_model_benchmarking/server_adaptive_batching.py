@@ -52,4 +52,5 @@ class AdaptiveBatchingAPI(BatchingAPI):
 
 if __name__ == "__main__":
     limit = BATCHING["max_batch_size"]
-    serve(AdaptiveBatchingAPI(max_batch_size=limit, loop=AdaptiveLoop()))
+    # Batches are small here: a second thread gains less than the HTTP process loses by it.
+    serve(AdaptiveBatchingAPI(max_batch_size=limit, loop=AdaptiveLoop()), threads_per_worker=1)
