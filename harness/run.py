@@ -22,7 +22,7 @@ from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
 from harness.measure.room import room
-from harness.measure.window import OfferedLoad, Record, Window, mean
+from harness.measure.window import OfferedLoad, Record, Window, mean, total_bytes
 from harness.process.control import key_header
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import attached_server
@@ -228,7 +228,7 @@ class Run:
         in_process = mean(rate for record in records for _, _, rate in record.in_process)
         per_request = self.suite.output_per_request
         server = next((record.server for record in records if record.server), {})
-        memory = [record.memory_bytes for record in records if record.memory_bytes]
+        memory = max((record.memory for record in records), key=total_bytes, default={})
         most = max((load.concurrency or 1 for load in self.plan.loads), default=1)
         return VariantResult(
             builds_on=self.builds_on.get(name),
@@ -238,9 +238,10 @@ class Run:
             in_process_per_second=in_process and per_request * in_process,
             no_op_server=no_op_server(self.measured.no_ops, shape_of(server), OfferedLoad(most)),
             capacity=self.unknown_capacity(records),
+            memory=memory or None,
             own=self.suite.variant(name, self.records_beside(name)),
             rows=[
-                self.row(load, windows, fits[load.name].rate(name), max(memory, default=None))
+                self.row(load, windows, fits[load.name].rate(name), total_bytes(memory) or None)
                 for load in self.plan.loads
                 if load.name in fits
                 and (windows := [each for record in records for each in record.at(load.name)])

@@ -25,6 +25,8 @@ VARIANTS = [
     Variant("batching_workers", "batching"),
     Variant("parallel_decoding", "batching_workers"),
     Variant("half_precision", "batching_workers"),
+    Variant("low_memory", "batching_workers"),
+    Variant("adaptive_batching", "batching"),
 ]
 COLUMNS = [
     LOAD,

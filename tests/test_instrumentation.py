@@ -371,5 +371,5 @@ def test_the_no_op_server_answers_what_it_is_told_and_is_set_up_as_the_variant_i
     with running_server("harness.serving.no_op_server", *flags) as server:
         reply = requests.post(f"{server.url}/predict", json={"x": 1}, timeout=5)
         assert reply.json() == {"a": [1]}
-        assert shape_of(server.info) == (8, 0.01, 2)
+        assert shape_of(server.info) == (8, 0.01, 2, "auto")
         assert server.info["variant"] == "no_op_server"

@@ -54,7 +54,13 @@ def test_cpu_is_what_the_processes_burned_to_less_than_a_tick(burner):
     assert sum(usage.role_cpu_s.values()) == pytest.approx(after - before, abs=0.05)
     assert usage.seconds == pytest.approx(2, rel=0.5)
     assert usage.machine_percent >= 0.7 * 100 * (after - before) / usage.seconds
-    assert tree.memory_bytes() > 1_000_000
+    memory = tree.memory()["queue"]
+    assert memory.processes == 1
+    assert memory.private_bytes > 1_000_000
+    assert memory.proportional_bytes >= memory.private_bytes
+    assert memory.gpu_bytes is None
+    assert tree.memory({burner.pid: 7})["queue"].gpu_bytes == 7
+    assert tree.memory({})["queue"].gpu_bytes == 0
     fine = process_cpu_s(psutil.Process(burner.pid))
     assert fine * 1e9 == pytest.approx(round(fine * 1e9))
     assert fine * 100 != round(fine * 100)  # no multiple of ten milliseconds
@@ -75,7 +81,7 @@ def test_a_process_that_has_ended_is_no_error(burner):
     burner.kill()
     burner.wait()
     assert sum(tree.cpu_s().values()) == 0
-    assert tree.memory_bytes() == 0
+    assert tree.memory() == {}
 
 
 def test_a_remote_server_has_no_cpu_here():

@@ -482,10 +482,11 @@ class Campaign:
 
     def note_memory(self, running: dict[ServerSpec, Running]) -> None:
         """What every server's processes hold, now that all loads were served."""
+        gpu = self.meter.gpu
         for spec, each in running.items():
             if each.tree:
-                record = self.measured.records[spec.name]
-                record.memory_bytes = max(record.memory_bytes or 0, each.tree.memory_bytes())
+                memory = each.tree.memory(gpu.process_bytes() if gpu else None)
+                self.measured.records[spec.name].note_memory(memory)
 
     def measure_capacity(self, epoch: int, running: dict[ServerSpec, Running]) -> None:
         """Capacity blocks until these servers' share of the time is up, or all searches settled.

@@ -36,6 +36,9 @@ class GpuReader(Protocol):
 
     def read(self) -> GpuReading: ...
 
+    def process_bytes(self) -> dict[int, int] | None:
+        """Memory in use by pid; None if the driver does not tell (in a container it may not)."""
+
 
 class NvmlReader:
     """NVML: readings without starting a process."""
@@ -63,6 +66,12 @@ class NvmlReader:
             energy_j=None if energy is None else energy / 1e3,
         )
 
+    def process_bytes(self) -> dict[int, int] | None:
+        running = self.answer(pynvml.nvmlDeviceGetComputeRunningProcesses)
+        if running is None or any(each.usedGpuMemory is None for each in running):
+            return None
+        return {each.pid: int(each.usedGpuMemory) for each in running}
+
     def answer(self, question: Callable[[Any], Any]) -> Any:
         """The driver's answer; None where it has none, as for utilisation on a MIG slice."""
         with contextlib.suppress(pynvml.NVMLError):
@@ -89,6 +98,9 @@ class GputilReader:
             for mebibytes in (gpu.memoryUsed, gpu.memoryTotal)
         )
         return GpuReading(percent, used, total, None, None)
+
+    def process_bytes(self) -> None:
+        """It lists no processes."""
 
 
 def gpu_reader() -> GpuReader | None:

@@ -16,11 +16,12 @@ LONE = OfferedLoad(1)
 
 
 class Shape(NamedTuple):
-    """How LitServe is set up around an API."""
+    """How LitServe is set up around an API: `loop` is MODULE:CLASS, "auto" LitServe's own."""
 
     max_batch_size: int
     batch_timeout_s: float
     workers_per_device: int
+    loop: str = "auto"
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -29,14 +30,15 @@ class Shape(NamedTuple):
             *("--max-batch-size", str(self.max_batch_size)),
             *("--batch-timeout", str(self.batch_timeout_s)),
             *("--workers-per-device", str(self.workers_per_device)),
+            *("--loop", self.loop),
         )
 
 
 def shape_of(info: dict[str, Any]) -> Shape | None:
     """How the server with this /info is set up; None if it does not say."""
-    if not info.keys() >= set(Shape._fields):
+    if not info.keys() >= set(Shape._fields) - set(Shape._field_defaults):
         return None
-    return Shape(*(info[name] for name in Shape._fields))
+    return Shape(**{name: info[name] for name in Shape._fields if name in info})
 
 
 def no_op_job(job: Job, url: str) -> Job:

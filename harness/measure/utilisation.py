@@ -7,8 +7,8 @@ short beside its ticks of 10 ms. All CPU percentages are of one core: 200 means 
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,28 @@ class Usage:
     gpu_memory_bytes: int | None = None
     gpu_power_w: float | None = None
     gpu_energy_j: float | None = None
+
+
+@dataclass(frozen=True)
+class RoleMemory:
+    """What the processes of one role hold, summed over them.
+
+    Attributes:
+        processes: how many there are.
+        private_bytes: in pages that no other process maps: what one more of them would cost.
+        shared_bytes: in pages that others map too (libraries, what a fork has not written to),
+            counted in every process that maps them.
+        proportional_bytes: private, and of every shared page its part; None where the kernel does
+            not tell (only Linux does).
+        gpu_bytes: of the first GPU's memory, by the driver: contexts, weights and caches; None
+            where it does not tell.
+    """
+
+    processes: int
+    private_bytes: int
+    shared_bytes: int
+    proportional_bytes: int | None
+    gpu_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -83,14 +105,27 @@ class ProcessTree:
                 seconds[self.roles.get(process.pid, QUEUE)] += process_cpu_s(process)
         return seconds
 
-    def memory_bytes(self) -> int:
-        """Memory of all, pages they share divided among the sharers."""
-        used = 0
+    def memory(self, gpu_bytes: Mapping[int, int] | None = None) -> dict[str, RoleMemory]:
+        """What the living processes hold, by role.
+
+        Args:
+            gpu_bytes: GPU memory by pid; None where the driver does not tell.
+        """
+        held: dict[str, list[RoleMemory]] = {role: [] for role in ROLES}
         for process in self.processes:
             with contextlib.suppress(psutil.Error):
                 memory = process.memory_full_info()
-                used += getattr(memory, "pss", 0) or memory.uss
-        return used
+                pss = getattr(memory, "pss", None)
+                on_gpu = None if gpu_bytes is None else gpu_bytes.get(process.pid, 0)
+                one = RoleMemory(1, memory.uss, memory.rss - memory.uss, pss, on_gpu)
+                held[self.roles.get(process.pid, QUEUE)].append(one)
+        return {role: together(each) for role, each in held.items() if each}
+
+
+def together(memories: Iterable[RoleMemory]) -> RoleMemory:
+    """The sums; None where an addend is unknown."""
+    columns = zip(*map(astuple, memories), strict=True)
+    return RoleMemory(*(None if None in column else sum(column) for column in columns))
 
 
 def process_cpu_s(process: psutil.Process) -> float:

@@ -1,12 +1,12 @@
 """A window, one server under one offered load once; and the record of a server's windows."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from harness.load.job import LoadResult
-from harness.measure.utilisation import Usage
+from harness.measure.utilisation import RoleMemory, Usage
 
 
 class OfferedLoad(NamedTuple):
@@ -120,7 +120,7 @@ class Record:
         startups_s: of each launch.
         setup_metrics: what the first worker of each launch measured while it set itself up.
         in_process: (epoch, block, requests/s) of the same work without a server.
-        memory_bytes: the most that its processes held, shared pages divided among the sharers.
+        memory: what its processes held by role, in the epoch in which they held most.
         server: what /info said.
         error: why it could not be measured to the end.
     """
@@ -130,9 +130,14 @@ class Record:
     startups_s: list[float] = field(default_factory=list)
     setup_metrics: list[dict[str, float]] = field(default_factory=list)
     in_process: list[tuple[int, int, float]] = field(default_factory=list)
-    memory_bytes: int | None = None
+    memory: dict[str, RoleMemory] = field(default_factory=dict)
     server: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+
+    def note_memory(self, memory: dict[str, RoleMemory]) -> None:
+        """Keep it if it is the most so far."""
+        if total_bytes(memory) >= total_bytes(self.memory):
+            self.memory = memory
 
     def add(self, offered: OfferedLoad, window: Window) -> None:
         """Keep a window."""
@@ -141,6 +146,15 @@ class Record:
     def at(self, load: str) -> list[Window]:
         """The windows at the offered load of that name."""
         return self.windows.get(load, [])
+
+
+def total_bytes(memory: Mapping[str, RoleMemory]) -> int:
+    """What all roles hold, shared pages divided among the sharers, or left out where the kernel
+    does not tell; 0 of nothing.
+    """
+    private_bytes = sum(role.private_bytes for role in memory.values())
+    parts = [role.proportional_bytes for role in memory.values()]
+    return private_bytes if None in parts else sum(parts)
 
 
 def known(values: Iterable[float | None]) -> list[float]:

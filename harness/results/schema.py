@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic.dataclasses import dataclass
 
 from harness.measure.capacity import CapacityWindow
+from harness.measure.utilisation import RoleMemory
 from harness.results.rows import FINITE, OwnRow, Rate, Row
 
 SCHEMA_VERSION = 5
@@ -80,6 +81,9 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
         no_op_server: what LitServe costs and allows by itself; None for a server that was not
             launched here.
         capacity: what it carries under an SLO; None if nobody asked (--slo-p99-ms).
+        memory: what its processes hold, by role ("http", "queue" with the parent and what else
+            there is, "workers"), after all loads were served; None for a server that is not here,
+            and in files from before it was measured.
         own: what the folder adds.
         rows: one entry per offered load, in order.
     """
@@ -93,6 +97,7 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
     capacity: Capacity | None
     own: OwnVariant
     rows: list[Row[OwnRow]]
+    memory: dict[str, RoleMemory] | None = None
 
     @property
     def best(self) -> Row[OwnRow] | None:

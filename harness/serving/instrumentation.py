@@ -15,8 +15,7 @@ import litserve
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from litserve.callbacks import CallbackRunner
-from litserve.loops.simple_loops import BatchedLoop, SingleLoop
-from litserve.loops.streaming_loops import StreamingLoop
+from litserve.loops import LitLoop
 from litserve.utils import LitAPIStatus, LoopResponseType, PickleableHTTPException
 
 from harness.process.groups import die_with_parent
@@ -25,6 +24,7 @@ from harness.serving.served_api import served
 
 logger = logging.getLogger("litserve.instrumentation")
 
+SOONER_S = 0.02  # than LitServe, which looks at the clock once more when a request is noted
 CLIENT_LEFT = 499  # nginx's status for an answer that nobody will read
 
 
@@ -52,17 +52,15 @@ class ArrivalQueue:
         return self.wanted(self.queue.get_nowait)
 
     def wanted(self, take: Callable[[], tuple]) -> tuple:
-        """The next request that is to be served, or LitServe's stop message, which never entered.
-
-        Its time begins anew for LitServe, which would compare it a moment later, once it is noted.
-        """
+        """The next request that is to be served, or LitServe's stop message, which none sent."""
         while True:
-            http_process, uid, arrival, request = take()
+            item = take()
+            http_process, uid, arrival, _ = item
             if arrival is None:
-                return http_process, uid, arrival, request
+                return item
             reason = self.reason_against(uid, arrival)
             if reason is None:
-                return self.noted((http_process, uid, arrival, request))
+                return self.noted(item)
             self.respond(http_process, uid, reason)
 
     def reason_against(self, uid: Any, arrival: float) -> HTTPException | None:
@@ -70,22 +68,28 @@ class ArrivalQueue:
         if uid in self.api.counters.abandoned:
             return PickleableHTTPException(CLIENT_LEFT, "the client has left")
         limit_s = self.api.request_timeout
-        if limit_s and 0 < limit_s < self.api.clock() - arrival:
+        if limit_s and 0 < limit_s - SOONER_S < self.api.clock() - arrival:
             return PickleableHTTPException(504, "Request timed out")  # LitServe's own words
         return None
 
     def noted(self, item: tuple) -> tuple:
-        http_process, uid, arrival, request = item
-        self.api.arrivals.append(arrival)
-        return http_process, uid, self.api.clock(), request
+        self.api.arrivals.append(item[2])
+        return item
 
 
-class InstrumentedLoop:
-    """One of LitServe's own loops, its request queue replaced by one that notes arrivals.
+class InstrumentedLoop(LitLoop):
+    """A loop, LitServe's or the API's own, its request queue replaced by one that notes arrivals.
 
     The server's callbacks are for its HTTP processes: here LitServe would call them six times per
     batch for nothing.
     """
+
+    def __init__(self, loop: LitLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def pre_setup(self, lit_api: "InstrumentedAPI", spec: Any = None) -> None:
+        self.loop.pre_setup(lit_api, spec)
 
     def __call__(
         self,
@@ -103,19 +107,7 @@ class InstrumentedLoop:
             self.put_response(transport, http_process, uid, error, LitAPIStatus.ERROR, kind)
 
         queue = ArrivalQueue(request_queue, lit_api, respond)
-        super().__call__(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
-
-
-class InstrumentedSingleLoop(InstrumentedLoop, SingleLoop):
-    """LitServe's loop for one request at a time."""
-
-
-class InstrumentedBatchedLoop(InstrumentedLoop, BatchedLoop):
-    """LitServe's loop for batches."""
-
-
-class InstrumentedStreamingLoop(InstrumentedLoop, StreamingLoop):
-    """LitServe's loop for one request at a time, its answer sent piece by piece."""
+        self.loop(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 
 
 class Stage:
@@ -147,7 +139,6 @@ class InstrumentedAPI(litserve.LitAPI):
         clock: seconds; it must be the one that LitServe stamps arrivals with, but for tests.
     """
 
-    loop_type: type = InstrumentedSingleLoop
     stages: tuple[str, ...] = ("decode", "collate", "predict", "encode")
 
     def __init__(
@@ -159,7 +150,7 @@ class InstrumentedAPI(litserve.LitAPI):
         super().__init__(
             max_batch_size=api.max_batch_size,
             batch_timeout=api.batch_timeout,
-            loop=self.loop_type(),
+            loop=InstrumentedLoop(api.loop),
             spec=api.spec,
         )
         self.api, self.counters, self.clock = api, counters, clock
@@ -230,8 +221,6 @@ class InstrumentedBatchAPI(InstrumentedAPI):
     side.
     """
 
-    loop_type = InstrumentedBatchedLoop
-
     def batch(self, inputs: list) -> Any:
         self.decoding = False
         with self.stage["decode"]:
@@ -260,7 +249,6 @@ class InstrumentedStreamAPI(InstrumentedAPI):
     HTTPException on.
     """
 
-    loop_type = InstrumentedStreamingLoop
     stages = ("decode", "first_output", "next_outputs", "encode")
 
     def decode_request(self, request: dict) -> Any:

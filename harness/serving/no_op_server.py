@@ -13,7 +13,7 @@ from typing import Any
 import litserve
 
 from harness.serving.serve import serve
-from harness.serving.served_api import ServedAPI
+from harness.serving.served_api import LITSERVES, ServedAPI, loop_named
 
 
 class NoOpAPI(litserve.LitAPI, ServedAPI):
@@ -28,6 +28,7 @@ class NoOpAPI(litserve.LitAPI, ServedAPI):
         add("--max-batch-size", type=int, default=1, help="(default: %(default)s)")
         add("--batch-timeout", type=float, default=0.0, help="seconds (default: %(default)s)")
         add("--workers-per-device", type=int, default=1, help="(default: %(default)s)")
+        add("--loop", default=LITSERVES, help="MODULE:CLASS (default: LitServe's own)")
         add("--answer", type=json.loads, default={}, metavar="JSON", help="(default: {})")
 
     def configure(self, options: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +55,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     NoOpAPI.add_flags(parser)  # `serve` reads them again, but the API is made from them
     own, _ = parser.parse_known_args()
-    api = NoOpAPI(max_batch_size=own.max_batch_size, batch_timeout=own.batch_timeout)
+    api = NoOpAPI(
+        max_batch_size=own.max_batch_size,
+        batch_timeout=own.batch_timeout,
+        loop=loop_named(own.loop),
+    )
     serve(api, workers_per_device=own.workers_per_device)
 
 

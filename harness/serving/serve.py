@@ -11,9 +11,10 @@ import socket
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import litserve
 from fastapi import Depends, FastAPI, Request
@@ -29,7 +30,7 @@ from harness.serving.admission import AdmissionControl, QueueClock, ResponseBuff
 from harness.serving.bounds import MAX_CONCURRENCY, MAX_WAIT_S, Bounds
 from harness.serving.connections import Connections
 from harness.serving.instrumentation import instrumented
-from harness.serving.served_api import served
+from harness.serving.served_api import loop_name, served
 from harness.serving.watch import Watch
 
 LOOPBACK = "127.0.0.1"
@@ -41,6 +42,8 @@ def serve(
     api: litserve.LitAPI,
     *,
     workers_per_device: int = 1,
+    threads_per_worker: int | None = None,
+    preloaded: Sequence[str] = (),
     max_concurrency: int = MAX_CONCURRENCY,
     max_wait_s: float = MAX_WAIT_S,
 ) -> None:
@@ -49,7 +52,10 @@ def serve(
     Args:
         api: the LitAPI, as a script of its own would hand it to LitServer; what more it may tell is
             in harness.serving.served_api.
-        workers_per_device: worker processes; CPU threads are shared out among them.
+        workers_per_device: worker processes.
+        threads_per_worker: CPU threads of a worker's torch; None to share out the cores.
+        preloaded: modules that are imported once, by a process that then forks the workers; none
+            to start each as a new interpreter, as LitServe does.
         max_concurrency: requests that may be inside one HTTP process before it answers 503.
         max_wait_s: fewer may, if so many would wait for longer (harness.serving.bounds).
     """
@@ -59,12 +65,13 @@ def serve(
     stop_on_signals()
     bear_the_shells_limits()
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
+    threads = threads_per_worker or max(1, usable_cores() // workers_per_device)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     server = litserver(api, options, workers_per_device, max_concurrency, max_wait_s)
     watch = Watch(server, options.api_servers, options.response_timeout)
     watch.start()
     try:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), forked_workers(preloaded):
             server.run(
                 host=options.host,
                 port=options.port,
@@ -81,6 +88,26 @@ def serve(
         watch.over.set()
         for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
+
+
+@contextlib.contextmanager
+def forked_workers(preloaded: Sequence[str]) -> Iterator[None]:
+    """Let LitServe's workers be forks of a process that has imported these modules.
+
+    What those modules hold is then in memory once. They may start no thread and call no OpenMP
+    function when imported: a fork has none of the threads that it believes to have, and hangs.
+    """
+    if not preloaded:
+        yield
+        return
+    original = multiprocessing.get_context
+    multiprocessing.set_forkserver_preload([*preloaded, "harness.serving.frozen"])
+
+    def get_context(method: str | None = None) -> multiprocessing.context.BaseContext:
+        return original("forkserver" if method == "spawn" else method)
+
+    with patch.object(multiprocessing, "get_context", get_context):  # LitServe asks for "spawn"
+        yield
 
 
 def bear_the_shells_limits() -> None:
@@ -205,6 +232,7 @@ def litserver(
         "api_servers": options.api_servers,
         "max_batch_size": api.max_batch_size,
         "batch_timeout_s": api.batch_timeout,
+        "loop": loop_name(api),
     }
     metadata |= served(api).configure(options)
     wrapped, counters = instrumented(api, workers, options.api_servers)

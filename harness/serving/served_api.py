@@ -1,11 +1,16 @@
 """What an API may tell `serve` beyond what LitServe asks of it: metrics, flags, error wording."""
 
 import argparse
+import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import litserve
 from fastapi.responses import JSONResponse
+from litserve.loops import LitLoop
+
+LITSERVES = "auto"  # LitServe's word for the loop that it chooses itself
 
 
 class ServedAPIMeta(type(Protocol), type(litserve.LitAPI)):
@@ -46,3 +51,20 @@ class Defaults(ServedAPI):
 def served(api: litserve.LitAPI) -> ServedAPI:
     """What `serve` may ask of this API: itself, or the defaults."""
     return api if isinstance(api, ServedAPI) else Defaults()
+
+
+def loop_name(api: litserve.LitAPI) -> str:
+    """MODULE:CLASS of the loop that the API brings; "auto" if it is one of LitServe's."""
+    kind, main = type(api.loop), sys.modules["__main__"].__spec__
+    if kind.__module__.startswith("litserve."):
+        return LITSERVES
+    module = main.name if main and kind.__module__ == "__main__" else kind.__module__
+    return f"{module}:{kind.__qualname__}"
+
+
+def loop_named(name: str) -> LitLoop | str:
+    """The loop of that name, as a LitAPI takes it."""
+    if name == LITSERVES:
+        return name
+    module, _, kind = name.partition(":")
+    return getattr(importlib.import_module(module), kind)()

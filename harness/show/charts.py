@@ -9,6 +9,7 @@ from harness.judge.capacity import HOLDS, LATE_SHARE, certainty, tallies
 from harness.results.schema import Capacity, CapacityWindow, Results
 from harness.show.breakdown_charts import breakdown_figures, draw_ceilings
 from harness.show.columns import capacity_text
+from harness.show.memory import MEMORY_PATH, has_memory, memory_figure
 from harness.show.panels import (
     APPROXIMATE_INTERVALS,
     INTERVALS,
@@ -43,6 +44,8 @@ def draw(results: Results, presentation: type[Presentation], directory: Path) ->
     }
     if results.capacity_windows:
         figures[CAPACITY_PATH] = capacity_figure(results)
+    if has_memory(results):
+        figures[MEMORY_PATH] = memory_figure(results)
     figures |= breakdown_figures(results, presentation)
     for name in results.variants:
         path = f"utilisation/benchmark_results_{name.replace('/', '-')}.png"

@@ -9,6 +9,7 @@ from harness.show.breakdown_charts import REQUEST_PATH, has_breakdown
 from harness.show.charts import CAPACITY_PATH, THROUGHPUT_PATH
 from harness.show.columns import MATRIX_LEGEND, matrix
 from harness.show.console import aa_control, capacities, commit
+from harness.show.memory import MEMORY_PATH, has_memory, memory_lines
 from harness.show.panels import all_rows, epochs, failure_text, machine_line
 from harness.show.presentation import Presentation
 
@@ -28,6 +29,7 @@ def tables(results: Results, presentation: type[Presentation], charts_folder: Pa
             doubts(results),
             bullets(presentation.sentences(results)),
         ),
+        folded("Memory: what each server holds", "\n".join(memory_lines(results))),
         folded(
             "Why: what limits each variant, and what each saved and cost",
             bullets(reasons(results)),
@@ -137,6 +139,8 @@ def pictures(results: Results, presentation: type[Presentation], charts_folder: 
         paths[REQUEST_PATH] = "Breakdown of a request"
     if results.capacity_windows:
         paths[CAPACITY_PATH] = "Capacity"
+    if has_memory(results):
+        paths[MEMORY_PATH] = "Memory"
     own = presentation.charts(results)
     paths |= {path: Path(path).stem.replace("_", " ").capitalize() for path in own}
     return [link(words, charts_folder / path) for path, words in paths.items()]
