@@ -16,6 +16,7 @@ import psutil
 import pytest
 import requests
 import uvicorn
+from litserve.loops.simple_loops import SingleLoop
 
 from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms
@@ -278,7 +279,7 @@ def test_what_waited_for_too_long_or_was_left_is_answered_at_once_and_in_no_batc
     monkeypatch.setenv("LITSERVE_WORKER_ID", "0")
 
     class Repeating:
-        max_batch_size, batch_timeout, spec, stream = 1, 0.0, None, False
+        max_batch_size, batch_timeout, spec, stream, loop = 1, 0.0, None, False, SingleLoop()
 
         def setup(self, device):
             pass
@@ -299,7 +300,7 @@ def test_what_waited_for_too_long_or_was_left_is_answered_at_once_and_in_no_batc
     arrivals = ArrivalQueue(queue, api, lambda *told: responded.append(told))
     for expected in (uids[1], uids[4]):
         process, uid, arrival, body = arrivals.get(timeout=1)
-        assert (process, uid, arrival, body) == (7, expected, now, expected)
+        assert (process, uid, arrival, body) == (7, expected, now - ages[expected], expected)
         api.encode_response(api.predict(api.decode_request(body)))
     api.count_batch()
     assert [(p, uid, e.status_code) for p, uid, e in responded] == [

@@ -107,6 +107,7 @@ class InstrumentedLoop(LitLoop):
             self.put_response(transport, http_process, uid, error, LitAPIStatus.ERROR, kind)
 
         queue = ArrivalQueue(request_queue, lit_api, respond)
+        self.loop._restart_workers = self._restart_workers  # LitServe tells the outer one only
         self.loop(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 
 
