@@ -1,0 +1,15 @@
+import litserve as ls
+
+
+class BrokenAPI(ls.LitAPI):
+    def setup(self, device):
+        print("looking for the weights ...")
+        open("/no/such/weights.bin")
+
+    def predict(self, request):
+        return request
+
+
+if __name__ == "__main__":
+    server = ls.LitServer(BrokenAPI(), accelerator="cpu")
+    server.run(port=8000)
