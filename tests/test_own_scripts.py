@@ -1,18 +1,22 @@
 """Scripts that are not ours run unmodified, are measured with stages or refused in one sentence."""
 
 import asyncio
+import os
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import litserve
+import psutil
 import pytest
 import requests
 
 from harness.measure.stats import refuse_other_stats
 from harness.own_server.clocks import AsyncClocks, BatchClocks, clocks_of
 from harness.own_server.settings import SettingError, Settings, literal, typed
+from harness.process.groups import group_members, is_alive
 from harness.process.launch import Server, ServerFailedError, running_server
 from harness.serving.counters import Counters, WorkerCounter
 from tests.settled import settled
@@ -22,6 +26,8 @@ LAUNCHER = "harness.own_server.launcher"
 SINGLE = {"queue_wait", "decode", "predict", "encode"}
 BATCHED = SINGLE | {"collate"}
 STREAMED = {"queue_wait", "decode", "first_output", "next_outputs", "encode"}
+
+pytestmark = pytest.mark.usefixtures("scripts")
 
 
 @pytest.fixture
@@ -80,13 +86,14 @@ def totals(server: Server, count: int) -> dict:
     return settled(summed, all_counted, still_s=0.05)
 
 
-def test_a_plain_script_is_measured_per_worker_with_stages_and_its_settings_told(scripts):
+def test_a_plain_script_is_measured_per_worker_with_stages_and_its_settings_told():
     with launched("--set", "timeout=45", "--set", "devices", "plain_server.py") as server:
         replies = answers(server, [{"input": n} for n in range(6)])
         assert [reply.json() for reply in replies] == [{"output": n**2 + n**3} for n in range(6)]
         now = totals(server, 6)
         assert (now["requests"], now["batches"], now["http"]) == (6, 6, 6)
-        assert len(now["workers"]) == 2 and now["spent_s"].keys() == SINGLE
+        assert len(now["workers"]) == 2
+        assert now["spent_s"].keys() == SINGLE
         assert server.info["variant"] == "plain_server"
         assert server.info["settings"]["timeout"] == 45
         assert server.info["settings"]["devices"] == "auto"
@@ -94,20 +101,21 @@ def test_a_plain_script_is_measured_per_worker_with_stages_and_its_settings_told
         assert "loading two models on cpu" in server.log.read_text()
 
 
-def test_a_batch_is_counted_as_one_with_its_stages_and_its_size_can_be_set(scripts):
+def test_a_batch_is_counted_as_one_with_its_stages_and_its_size_can_be_set():
     with launched("--set", "max_batch_size=3", "batched_server.py") as server:
         replies = answers(server, [{"input": [0, 0, 0, n]} for n in range(6)])
         assert [reply.json() for reply in replies] == [{"output": 3.0 * n} for n in range(6)]
         now = totals(server, 6)
         sizes = {int(size): n for size, n in now["workers"][0]["batch_sizes"].items()}
-        assert sum(size * n for size, n in sizes.items()) == 6 and max(sizes) <= 3
+        assert sum(size * n for size, n in sizes.items()) == 6
+        assert max(sizes) <= 3
         assert now["spent_s"].keys() == BATCHED
         assert now["spent_s"]["predict"] >= 6 * 0.02
         assert (server.info["max_batch_size"], server.info["batch_timeout_s"]) == (3, 0.05)
         assert server.info["api_servers"] == len(server.stats()["http"]) == 1
 
 
-def test_a_request_that_fails_its_batch_fails_it_as_it_would_without_the_harness(scripts):
+def test_a_request_that_fails_its_batch_fails_it_as_it_would_without_the_harness():
     with launched("batched_server.py") as server:
         assert answers(server, [{"input": [1, 2]}])[0].status_code == 500
         assert answers(server, [{"input": [1, 0, 0, 0]}])[0].json() == {"output": 0.0}
@@ -115,48 +123,53 @@ def test_a_request_that_fails_its_batch_fails_it_as_it_would_without_the_harness
         assert (now["requests"], now["rejected"], now["http"]) == (2, 1, 2)
 
 
-def test_a_batch_size_that_was_put_on_the_server_is_told_and_set_there(scripts):
+def test_a_batch_size_that_was_put_on_the_server_is_told_and_set_there():
     flags = "--set", "batch_timeout=0.01", "--set", "max_batch_size=2"
     with launched(*flags, "batch_size_on_server.py") as server:
         replies = answers(server, [{"input": n} for n in range(4)])
         assert [reply.json() for reply in replies] == [{"output": 10 * n} for n in range(4)]
-        assert server.info["max_batch_size"] == 2 and server.info["batch_timeout_s"] == 0.01
+        assert server.info["max_batch_size"] == 2
+        assert server.info["batch_timeout_s"] == 0.01
         now = totals(server, 4)
-        assert now["spent_s"].keys() == BATCHED and 2 <= now["batches"] <= 4
+        assert now["spent_s"].keys() == BATCHED
+        assert 2 <= now["batches"] <= 4
 
 
-def test_a_stream_is_measured_to_its_first_output_and_to_its_next(scripts):
+def test_a_stream_is_measured_to_its_first_output_and_to_its_next():
     with launched("streaming_server.py") as server:
         (reply,) = answers(server, [{"input": 2}])
         assert reply.text.split("\n")[:2] == ['{"output": 0}', '{"output": 2}']
         now = totals(server, 1)
-        assert server.info["streams"] and now["spent_s"].keys() == STREAMED
+        assert server.info["streams"]
+        assert now["spent_s"].keys() == STREAMED
         assert now["spent_s"]["first_output"] >= 0.01
         assert now["spent_s"]["next_outputs"] >= 0.03
 
 
-def test_openais_specification_is_measured_as_a_stream(scripts):
+def test_openais_specification_is_measured_as_a_stream():
     body = {"model": "x", "messages": [{"role": "user", "content": "say it again"}]}
     with launched("openai_server.py") as server:
         assert server.info["paths"] == ["/v1/chat/completions"]
         (reply,) = answers(server, [body])
         assert reply.json()["choices"][0]["message"]["content"] == "say it again "
         now = totals(server, 1)
-        assert (now["requests"], now["http"]) == (1, 1) and now["spent_s"].keys() == STREAMED
+        assert (now["requests"], now["http"]) == (1, 1)
+        assert now["spent_s"].keys() == STREAMED
 
 
-def test_requests_side_by_side_in_an_async_api_spend_more_than_the_worker_is_busy(scripts):
+def test_requests_side_by_side_in_an_async_api_spend_more_than_the_worker_is_busy():
     with launched("async_server.py") as server:
         replies = answers(server, [{"input": n} for n in (0, 1, 2, -1)])
         assert [reply.status_code for reply in replies] == [200, 200, 200, 500]
         assert replies[2].json() == {"output": 102}
         now = totals(server, 4)
-        assert (now["requests"], now["rejected"]) == (4, 1) and now["spent_s"].keys() == SINGLE
+        assert (now["requests"], now["rejected"]) == (4, 1)
+        assert now["spent_s"].keys() == SINGLE
         assert now["spent_s"]["predict"] >= 0.3
         assert now["workers"][0]["busy_s"]["predict"] < now["spent_s"]["predict"]
 
 
-def test_two_endpoints_are_told_apart_and_all_their_workers_counted(scripts):
+def test_two_endpoints_are_told_apart_and_all_their_workers_counted():
     with launched("two_endpoints.py") as server:
         assert server.info["paths"] == ["/double", "/list"]
         (doubled,), (listed,) = (
@@ -165,12 +178,13 @@ def test_two_endpoints_are_told_apart_and_all_their_workers_counted(scripts):
         assert (doubled.json(), listed.json()) == ({"doubled": 8}, {"listed": [4]})
         now = totals(server, 2)
         first, *others = now["workers"]
-        assert first["requests"] == 1 and first["spent_s"].keys() == SINGLE
+        assert first["requests"] == 1
+        assert first["spent_s"].keys() == SINGLE
         assert [worker["spent_s"].keys() for worker in others] == [BATCHED, BATCHED]
         assert server.info["apis"]["/list"]["workers_per_device"] == 2
 
 
-def test_a_script_gets_its_arguments_its_folder_and_the_working_directory(scripts):
+def test_a_script_gets_its_arguments_its_folder_and_the_working_directory():
     own = "--", "--model", "weights.json"
     with launched("--set", "greeting=good day", "model_path_server.py", *own) as server:
         (reply,) = answers(server, [{"input": "a"}])
@@ -190,7 +204,7 @@ def test_a_module_runs_by_its_name(scripts, monkeypatch):
     assert sorted(path.name for path in package.iterdir()) == ["__init__.py", "server.py"]
 
 
-def test_a_typed_api_keeps_its_callbacks_logger_middleware_and_class_attribute(scripts):
+def test_a_typed_api_keeps_its_callbacks_logger_middleware_and_class_attribute():
     with launched("--set", "factor=3", "other_kinds.py", "--", "typed") as server:
         url = f"{server.url}/predict"
         headers = {"Origin": "https://example.org"}
@@ -200,16 +214,50 @@ def test_a_typed_api_keeps_its_callbacks_logger_middleware_and_class_attribute(s
         assert [each.status_code for each in answers(server, [{"x": -1}, {"y": 1}])] == [418, 422]
         now = totals(server, 2)
         assert (now["requests"], now["rejected"], now["http"]) == (2, 1, 2)
-        assert server.info["name"] == "kinds" and server.info["settings"]["factor"] == 3
+        assert server.info["name"] == "kinds"
+        assert server.info["settings"]["factor"] == 3
 
         def logged() -> str:
             return server.log.read_text()
 
         log = settled(logged, lambda text: "LOGGED x 1" in text, still_s=0.05)
-        assert "CALLBACK: set up" in log and "CALLBACK: before predict" in log
+        assert "CALLBACK: set up" in log
+        assert "CALLBACK: before predict" in log
 
 
-def test_a_file_is_uploaded(scripts):
+def test_an_embedding_specification_is_measured():
+    with launched("other_kinds.py", "--", "embedding") as server:
+        (reply,) = answers(server, [{"model": "x", "input": ["one", "three"]}])
+        assert [each["embedding"] for each in reply.json()["data"]] == [[3.0, 1.0], [5.0, 1.0]]
+        now = totals(server, 1)
+        assert now["http"] == 1
+        assert now["spent_s"].keys() == SINGLE
+
+
+def test_a_script_that_authorizes_in_its_own_way_still_does_so_where_it_answers():
+    with launched("other_kinds.py", "--", "secret") as server:
+        url = f"{server.url}/predict"
+        assert requests.post(url, json={"input": 1}, timeout=30).status_code in {401, 403}
+        key = {"Authorization": "Bearer open sesame"}
+        reply = requests.post(url, json={"input": 1}, headers=key, timeout=30)
+        assert reply.json() == {"input": 1}
+        assert totals(server, 1)["requests"] == 1
+
+
+def test_sigterm_ends_all_its_processes_in_time_and_its_last_lines_run():
+    script = Path("new.py")
+    script.write_text(Path("plain_server.py").read_text() + '    print("closing")\n')
+    with launched("new.py") as server:
+        members = group_members(server.pid)
+        os.kill(server.pid, signal.SIGTERM)
+        _, alive = psutil.wait_procs(members, timeout=20)
+        assert not [process for process in alive if is_alive(process)]
+        assert "closing" in server.log.read_text()
+    script.unlink()
+
+
+def test_a_file_is_uploaded():
+    pytest.importorskip("python_multipart", reason="FastAPI takes no files without it")
     with launched("other_kinds.py", "--", "upload") as server:
         file = {"request": ("a.bin", b"12345")}
         reply = requests.post(f"{server.url}/predict", files=file, timeout=30)
@@ -217,7 +265,7 @@ def test_a_file_is_uploaded(scripts):
         assert totals(server, 1)["requests"] == 1
 
 
-def test_batched_streams_and_async_streams_have_the_stages_of_streams(scripts):
+def test_batched_streams_and_async_streams_have_the_stages_of_streams():
     with launched("other_kinds.py", "--", "batched_stream") as server:
         replies = answers(server, [{"input": n} for n in (5, 6)])
         assert replies[1].text == '{"output": 6}\n{"output": 7}\n{"output": 8}\n'
@@ -228,14 +276,15 @@ def test_batched_streams_and_async_streams_have_the_stages_of_streams(scripts):
         assert totals(server, 1)["spent_s"].keys() == STREAMED
 
 
-def test_of_a_loop_of_somebodys_own_only_the_queue_is_clocked(scripts):
+def test_of_a_loop_of_somebodys_own_only_the_queue_is_clocked():
     with launched("other_kinds.py", "--", "own_loop") as server:
         assert answers(server, [{"input": 7}])[0].json() == {"mine": 7}
         now = totals(server, 1)
-        assert now["spent_s"].keys() == {"queue_wait"} and now["batches"] == 0
+        assert now["spent_s"].keys() == {"queue_wait"}
+        assert now["batches"] == 0
 
 
-def test_a_key_is_asked_for_as_litserve_asks_for_it(scripts, monkeypatch):
+def test_a_key_is_asked_for_as_litserve_asks_for_it(monkeypatch):
     monkeypatch.setenv("LIT_SERVER_API_KEY", "secret")
     with launched("plain_server.py") as server:
         url = f"{server.url}/predict"
@@ -348,7 +397,8 @@ def test_a_request_that_waited_beyond_the_timeout_is_no_part_of_a_batch():
     api = WaitingAPI(clock)
     clocks, _ = clocked(BatchClocks, api, clock)
     api.request_timeout = 30
-    assert clocks.drops(clock.now - 31) and not clocks.drops(clock.now - 29)
+    assert clocks.drops(clock.now - 31)
+    assert not clocks.drops(clock.now - 29)
     api.request_timeout = False
     assert not clocks.drops(clock.now - 31)
 
@@ -404,7 +454,8 @@ def test_a_setting_gets_the_type_of_what_it_replaces():
         None,
         "cuda",
     ]
-    assert typed("size", "3", 1.5) == 3.0 and isinstance(typed("size", "3", 1.5), float)
+    assert typed("size", "3", 1.5) == 3.0
+    assert isinstance(typed("size", "3", 1.5), float)
     assert typed("name", "3", "a") == "3"
     for text, present in (("x", 1), ("1", True), ("true", 1)):
         with pytest.raises(SettingError, match=f"--set size={text}"):

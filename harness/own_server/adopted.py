@@ -20,7 +20,9 @@ from harness.serving.counters import Counters, WorkerCounter
 from harness.serving.serve import observe
 from harness.serving.served_api import served
 
-LARGEST_BATCH = 4096  # that is counted; a worker's totals take 8 bytes for each size
+COUNTED_SIZES = (
+    1024  # of batches, at least: setup may ask for larger ones than its API was made for
+)
 UNLIMITED = 1 << 31  # requests inside: a script that is not ours has no admission control
 
 
@@ -69,7 +71,8 @@ def adopted_worker(
         for name, value in own.settings.items():
             setattr(api, name, value)
         if api.max_batch_size > own.counters.max_batch_size:
-            raise ValueError(f"max_batch_size {api.max_batch_size} is more than {LARGEST_BATCH}")
+            most = own.counters.max_batch_size
+            raise ValueError(f"setup raised max_batch_size to {api.max_batch_size}, above {most}")
         clocks.install()
 
     api.setup = clocked_setup
@@ -111,7 +114,8 @@ def counters_for(
 ) -> Counters:
     """The totals of one API's workers."""
     workers = len(server._inference_workers_config_for_api(api.api_path))
-    return Counters(workers, options.api_servers, LARGEST_BATCH, clocks.stages)
+    largest = max(api.max_batch_size, COUNTED_SIZES)
+    return Counters(workers, options.api_servers, largest, clocks.stages)
 
 
 def told(

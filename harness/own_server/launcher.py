@@ -189,8 +189,8 @@ class Launch:
             self.explain_exit(ending.code)
         except BaseException as error:
             traceback.print_exc()
-            summary = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-            end(FAILED, f"{self.name} failed: {summary}")
+            reason = (str(error).splitlines() or [""])[0]
+            end(FAILED, f"{self.name} failed: {type(error).__name__}: {reason}")
         if not self.has_run:
             end(FAILED, f"{self.name} ended without calling LitServer.run()")
 

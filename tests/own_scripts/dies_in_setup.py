@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import litserve as ls
 
 
 class BrokenAPI(ls.LitAPI):
     def setup(self, device):
         print("looking for the weights ...")
-        open("/no/such/weights.bin")
+        self.weights = Path("/no/such/weights.bin").read_bytes()
 
     def predict(self, request):
         return request

@@ -5,9 +5,9 @@ class ParrotAPI(ls.LitAPI):
     def setup(self, device):
         self.model = None
 
-    def predict(self, prompt):
-        # prompt is a list of dict containing role and content
-        for word in prompt[-1]["content"].split():
+    def predict(self, request):
+        # `request` is the ChatCompletionRequest
+        for word in request.messages[-1].content.split():
             yield word + " "
 
 

@@ -2,8 +2,10 @@
 import sys
 
 import litserve as ls
-from fastapi import UploadFile
+from fastapi import Depends, HTTPException, UploadFile
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from litserve.loops.base import LitLoop
+from litserve.specs.openai_embedding import OpenAIEmbeddingSpec
 from litserve.utils import LitAPIStatus, LoopResponseType
 from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
@@ -19,12 +21,29 @@ class TypedAPI(ls.LitAPI):
 
     def decode_request(self, request: Point):
         if request.x < 0:
-            raise ls.server.HTTPException(418, "x is negative")
+            raise HTTPException(418, "x is negative")
         return request
 
     def predict(self, point):
         self.log("x", point.x)
         return {"sum": self.factor * (point.x + point.y), "device": self.device}
+
+
+class EmbeddingAPI(ls.LitAPI):
+    def predict(self, texts):
+        return [[float(len(text)), 1.0] for text in texts]
+
+    def encode_response(self, output):
+        return {"embeddings": output}
+
+
+class SecretAPI(ls.LitAPI):
+    def authorize(self, auth: HTTPAuthorizationCredentials = Depends(HTTPBearer())):
+        if auth.credentials != "open sesame":
+            raise HTTPException(status_code=401, detail="Bad token")
+
+    def predict(self, request):
+        return request
 
 
 class UploadAPI(ls.LitAPI):
@@ -58,7 +77,7 @@ class AsyncStreamAPI(ls.LitAPI):
             yield output
 
 
-class OwnLoop(ls.LitLoop if hasattr(ls, "LitLoop") else LitLoop):
+class OwnLoop(LitLoop):
     def run(self, lit_api, device, worker_id, request_queue, transport, status, callback_runner):
         item = self.get_request(request_queue, timeout=1)
         if item is not None:
@@ -88,6 +107,8 @@ class PrintingLogger(ls.Logger):
 
 kinds = {
     "typed": lambda: TypedAPI(),
+    "embedding": lambda: EmbeddingAPI(spec=OpenAIEmbeddingSpec()),
+    "secret": lambda: SecretAPI(),
     "upload": lambda: UploadAPI(),
     "batched_stream": lambda: BatchedStreamAPI(stream=True, max_batch_size=4, batch_timeout=0.05),
     "async_stream": lambda: AsyncStreamAPI(stream=True, enable_async=True),
