@@ -115,7 +115,7 @@ class Requests:
 
 def batch_served(api: InstrumentedBatchAPI, bodies: list[dict], wait_s: float = 0.0) -> list:
     """Take the bodies from a queue and answer them in one batch, as LitServe's loop does."""
-    queue = ArrivalQueue(Requests(bodies, api.clock, wait_s), api, respond=None)
+    queue = ArrivalQueue(Requests(bodies, api.clock, wait_s), api)
     taken = [queue.get(timeout=1.0)[3] for _ in bodies]
     outputs = api.unbatch(api.predict(api.batch([api.decode_request(body) for body in taken])))
     answers = [api.encode_response(output) for output in outputs]

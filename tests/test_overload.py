@@ -27,7 +27,7 @@ from harness.serving.admission import AdmissionControl, RequestTimes
 from harness.serving.bounds import Bounds
 from harness.serving.connections import HEAD_BYTES, Connections
 from harness.serving.counters import Counters, HttpCounter, WorkerCounter
-from harness.serving.instrumentation import ArrivalQueue, InstrumentedAPI
+from harness.serving.instrumentation import InstrumentedAPI, WantedQueue
 from harness.serving.served_api import served
 from tests.settled import settled
 
@@ -297,7 +297,7 @@ def test_what_waited_for_too_long_or_was_left_is_answered_at_once_and_in_no_batc
     ages = dict(zip(uids, (61, 3, 200, 2, 1), strict=True))
     counters.abandoned.add(uids[3])
     queue = Queue((7, uid, now - age, uid) for uid, age in ages.items())
-    arrivals = ArrivalQueue(queue, api, lambda *told: responded.append(told))
+    arrivals = WantedQueue(queue, api, lambda *told: responded.append(told))
     for expected in (uids[1], uids[4]):
         process, uid, arrival, body = arrivals.get(timeout=1)
         assert (process, uid, arrival, body) == (7, expected, now - ages[expected], expected)

@@ -32,8 +32,31 @@ class ArrivalQueue:
     """LitServe's request queue, noting when each request it hands out had entered it.
 
     Whoever asks for more has sent the answers of the last batch: time to count it, for no request
-    waits for that. A request that has waited for too long, or whose client has left, is answered
-    here and never handed out: its wait is not that of a batch.
+    waits for that.
+    """
+
+    def __init__(self, queue: Any, api: Any) -> None:
+        self.queue, self.api = queue, api
+
+    def get(self, *arguments: Any, **options: Any) -> tuple:
+        self.api.count_batch()
+        return self.next_item(lambda: self.queue.get(*arguments, **options))
+
+    def get_nowait(self) -> tuple:
+        return self.next_item(self.queue.get_nowait)
+
+    def next_item(self, take: Callable[[], tuple]) -> tuple:
+        return self.noted(take())
+
+    def noted(self, item: tuple) -> tuple:
+        if item[2] is not None:  # LitServe's stop message has no arrival
+            self.api.arrivals.append(item[2])
+        return item
+
+
+class WantedQueue(ArrivalQueue):
+    """One that answers, and never hands out, a request that has waited for too long or whose client
+    has left: its wait is not that of a batch.
 
     Args:
         respond: sends an error: number of its HTTP process, name of the request, the error.
@@ -42,24 +65,15 @@ class ArrivalQueue:
     def __init__(
         self, queue: Any, api: "InstrumentedAPI", respond: Callable[[int, Any, Exception], None]
     ) -> None:
-        self.queue, self.api, self.respond = queue, api, respond
+        super().__init__(queue, api)
+        self.respond = respond
 
-    def get(self, *arguments: Any, **options: Any) -> tuple:
-        self.api.count_batch()
-        return self.wanted(lambda: self.queue.get(*arguments, **options))
-
-    def get_nowait(self) -> tuple:
-        return self.wanted(self.queue.get_nowait)
-
-    def wanted(self, take: Callable[[], tuple]) -> tuple:
-        """The next request that is to be served, or LitServe's stop message, which none sent."""
+    def next_item(self, take: Callable[[], tuple]) -> tuple:
         while True:
             item = take()
             http_process, uid, arrival, _ = item
-            if arrival is None:
-                return item
-            reason = self.reason_against(uid, arrival)
-            if reason is None:
+            reason = arrival and self.reason_against(uid, arrival)
+            if not reason:
                 return self.noted(item)
             self.respond(http_process, uid, reason)
 
@@ -71,10 +85,6 @@ class ArrivalQueue:
         if limit_s and 0 < limit_s - SOONER_S < self.api.clock() - arrival:
             return PickleableHTTPException(504, "Request timed out")  # LitServe's own words
         return None
-
-    def noted(self, item: tuple) -> tuple:
-        self.api.arrivals.append(item[2])
-        return item
 
 
 class InstrumentedLoop(LitLoop):
@@ -101,12 +111,11 @@ class InstrumentedLoop(LitLoop):
         status: Any,
         _: CallbackRunner,
     ) -> None:
-
         def respond(http_process: int, uid: Any, error: Exception) -> None:
             kind = LoopResponseType.STREAMING if lit_api.stream else LoopResponseType.REGULAR
             self.put_response(transport, http_process, uid, error, LitAPIStatus.ERROR, kind)
 
-        queue = ArrivalQueue(request_queue, lit_api, respond)
+        queue = WantedQueue(request_queue, lit_api, respond)
         self.loop._restart_workers = self._restart_workers  # LitServe tells the outer one only
         self.loop(lit_api, device, worker_id, queue, transport, status, CallbackRunner())
 

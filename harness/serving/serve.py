@@ -29,6 +29,7 @@ from harness.process.limits import raise_open_files, short_temporary_folder
 from harness.serving.admission import AdmissionControl, QueueClock, ResponseBuffer
 from harness.serving.bounds import MAX_CONCURRENCY, MAX_WAIT_S, Bounds
 from harness.serving.connections import Connections
+from harness.serving.counters import Counters, totals_of
 from harness.serving.instrumentation import instrumented
 from harness.serving.served_api import loop_name, served
 from harness.serving.watch import Watch
@@ -60,32 +61,50 @@ def serve(
         max_wait_s: fewer may, if so many would wait for longer (harness.serving.bounds).
     """
     options = argument_parser(api).parse_args()
-    refuse_open_door(options.host, options.insecure)
-    refuse_taken_port(options.host, options.port)
-    stop_on_signals()
-    bear_the_shells_limits()
+    prepare_to_serve(options)
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     threads = threads_per_worker or max(1, usable_cores() // workers_per_device)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     server = litserver(api, options, workers_per_device, max_concurrency, max_wait_s)
     watch = Watch(server, options.api_servers, options.response_timeout)
     watch.start()
+    connections = Connections(served(api).refusal)
     try:
-        with contextlib.suppress(KeyboardInterrupt), forked_workers(preloaded):
-            server.run(
-                host=options.host,
-                port=options.port,
-                num_api_servers=options.api_servers,
-                log_level="warning",
-                generate_client_file=False,
-                access_log=False,
-                http=Connections(served(api).refusal),
+        with forked_workers(preloaded):
+            run_to_its_end(
+                server.run, options, log_level="warning", access_log=False, http=connections
             )
     except (EOFError, ConnectionError, RuntimeError):  # no queue manager; a worker without a model
         watch.last_word()
         raise
     finally:
         watch.over.set()
+
+
+def prepare_to_serve(options: argparse.Namespace) -> None:
+    """Exit with one sentence if the port is taken, or open to everybody; end cleanly on signals,
+    within the limits of the shell.
+    """
+    refuse_open_door(options.host, options.insecure)
+    refuse_taken_port(options.host, options.port)
+    stop_on_signals()
+    bear_the_shells_limits()
+
+
+def run_to_its_end(run: Callable[..., None], options: argparse.Namespace, **settings: Any) -> None:
+    """Call a LitServer's `run`, at the options' address, until SIGINT or SIGTERM; no process is
+    left. `settings` are what else it is called with.
+    """
+    settings |= {
+        "host": options.host,
+        "port": options.port,
+        "num_api_servers": options.api_servers,
+        "generate_client_file": False,
+    }
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            run(**settings)
+    finally:
         for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
 
@@ -138,6 +157,26 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
     """The flags that all server scripts share, and the script's own."""
     doc = sys.modules[type(api).__module__].__doc__ or ""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    add_shared_flags(parser)
+    add = parser.add_argument
+    add(
+        "--restart-workers",
+        action="store_true",
+        help="start a worker that has died again (default: the server ends)",
+    )
+    add(
+        "--response-timeout",
+        type=float,
+        default=RESPONSE_TIMEOUT_S,
+        metavar="SECONDS",
+        help="without an answer, or a stream's next piece, until a 504 (default: %(default)s)",
+    )
+    served(api).add_flags(parser)
+    return parser
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every server that this harness launches."""
     add = parser.add_argument
     add(
         "--host",
@@ -160,24 +199,10 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
     )
     add("--insecure", action="store_true", help=f"let other machines in without a {API_KEY}")
     add(
-        "--restart-workers",
-        action="store_true",
-        help="start a worker that has died again (default: the server ends)",
-    )
-    add(
-        "--response-timeout",
-        type=float,
-        default=RESPONSE_TIMEOUT_S,
-        metavar="SECONDS",
-        help="without an answer, or a stream's next piece, until a 504 (default: %(default)s)",
-    )
-    add(
         "--run-id",
         default=uuid.uuid4().hex,
         help="repeated by /info, so that a client knows whom it measures",
     )
-    served(api).add_flags(parser)
-    return parser
 
 
 def refuse_open_door(host: str, insecure: bool) -> None:
@@ -250,19 +275,29 @@ def litserver(
         callbacks=[QueueClock()],
         restart_workers=options.restart_workers,
     )
-    server.uvicorn_graceful_timeout = 3
     server.response_buffer = ResponseBuffer()
-    key = [Depends(server.setup_auth())]
-    server.app.add_api_route(
-        "/stats", lambda: {"run_id": options.run_id} | counters.snapshot(), dependencies=key
-    )
-    guard_documentation(server.app, key)
+    observe(server, options.run_id, [counters])
+    guard_documentation(server)
     explain_refusals(server.app, refusal)
     return server
 
 
-def guard_documentation(app: FastAPI, key: list[Any]) -> None:
+def observe(server: litserve.LitServer, run_id: str, counters: Sequence[Counters]) -> None:
+    """Let a server tell /stats, the totals of all its APIs, to whoever has its key, and end in time
+    when it is stopped.
+    """
+    server.uvicorn_graceful_timeout = 3
+    own_way = hasattr(server.lit_api, "authorize")  # of a script that is not ours: unknown here
+    server.app.add_api_route(
+        "/stats",
+        lambda: {"run_id": run_id} | totals_of(counters),
+        dependencies=[] if own_way else [Depends(server.setup_auth())],
+    )
+
+
+def guard_documentation(server: litserve.LitServer) -> None:
     """Let /docs, /redoc and /openapi.json want the key that LitServe's own endpoints want."""
+    app, key = server.app, [Depends(server.setup_auth())]
     open_routes = [each for each in app.routes if type(each) is Route]
     for route in open_routes:
         app.router.routes.remove(route)

@@ -1,0 +1,1 @@
+"""Anybody's LitServe script: launched unmodified, with its settings varied, and measured."""
