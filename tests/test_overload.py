@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
-import resource
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,10 @@ import uvicorn
 from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms
 from harness.load.runner import load_process
-from harness.process.launch import Server, running_server
+from harness.process.groups import end_group
+from harness.process.launch import Server, free_port, healthy, running_server
+from harness.process.limits import raise_open_files
+from harness.process.module_command import module_command
 from harness.serving.abandoned import SLOTS, Abandoned
 from harness.serving.admission import AdmissionControl, RequestTimes
 from harness.serving.bounds import Bounds
@@ -85,23 +89,24 @@ def answer(connection: socket.socket) -> bytes:
 
 
 class Application:
-    """Answers what it is POSTed with the length of the body, once `hold` is set."""
+    """Answers what it is POSTed with the length of the body, then `filling`, once `hold` is set."""
 
     def __init__(self) -> None:
-        self.hold, self.begun = threading.Event(), 0
+        self.hold, self.filling = threading.Event(), b""
         self.hold.set()
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
             return
-        self.begun += 1
         size = len((await receive()).get("body", b""))
         while not self.hold.is_set():
             await asyncio.sleep(0.01)
-        body = json.dumps({"size": size}).encode()
+        body = json.dumps({"size": size}).encode() + self.filling
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for begin in range(0, len(body), MB):
+            piece, more = body[begin : begin + MB], begin + MB < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 @contextlib.contextmanager
@@ -171,6 +176,21 @@ def test_a_long_body_that_arrives_at_a_fair_pace_is_waited_for(monkeypatch):
             connection.sendall(body[begin : begin + 100_000])
             time.sleep(0.6)
         assert b'{"size": 600000}' in connection.recv(1000)
+
+
+def test_a_client_that_does_not_read_loses_its_connection_one_that_reads_slowly_does_not(
+    monkeypatch,
+):
+    with http_process(monkeypatch) as (url, middleware, application):
+        application.filling = b" " * (20 * MB)  # more than the sockets hold
+        unread, slow = (connected(url, request()) for _ in range(2))
+        assert settled(lambda: middleware.concurrency, lambda now: now == 2, 0.02) == 2
+        received = 0
+        while received < 20 * MB:
+            received += len(slow.recv(MB))
+            time.sleep(0.1)
+        assert settled(lambda: middleware.concurrency, lambda now: now == 0, 0.1) == 0
+        assert len(answer(unread)) < 20 * MB
 
 
 def test_an_idle_connection_is_closed_for_one_more_than_may_be_open(monkeypatch):
@@ -409,13 +429,31 @@ def test_200_bodies_of_20_mb_150_at_a_time_stay_within_a_gigabyte_and_a_half():
         assert post(0) == 200
 
 
-@pytest.mark.slow
-def test_2000_idle_slow_or_unread_connections_meet_a_limit_on_open_files_and_stop_nobody():
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with running_server(*BOUNDED) as server:
-        http = server.stats()["http"][0]["pid"]
-        assert len(psutil.Process(http).net_connections("tcp")) < 5
-    del hard
+@contextlib.contextmanager
+def server_allowed(open_files: int) -> Iterator[str]:
+    """The URL of a server that may have so many files open; running_server inherits our limits."""
+    port = free_port()
+    command = f"ulimit -n {open_files}; exec {' '.join(module_command(BOUNDED[0]))} --port {port}"
+    process = subprocess.Popen(["bash", "-c", command], env=os.environ, start_new_session=True)
+    try:
+        while not healthy(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end_group(process.pid)
+        process.wait()
+
+
+def test_2000_idle_connections_slow_senders_and_slow_readers_stop_nobody():
+    """Where 1,000 files may be open."""
+    kinds = b"", b"POST /pred", head(100) + b"{", request(answer_bytes=100_000)
+    raise_open_files()
+    with server_allowed(open_files=1000) as url, contextlib.ExitStack() as stack:
+        for n in range(2000):
+            stack.enter_context(connected(url, kinds[n % len(kinds)]))
+            if n % 250 == 249:
+                assert asked(url).json()["n"] == 1
 
 
 @pytest.mark.slow
