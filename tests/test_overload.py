@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import json
-import resource
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from litserve.loops.simple_loops import SingleLoop
 from harness.load.job import Job, LoadResult
 from harness.load.latency import latency_ms
 from harness.load.runner import load_process
-from harness.process.launch import Server, running_server
+from harness.process.groups import end_group
+from harness.process.launch import Server, free_port, healthy, running_server
+from harness.process.limits import raise_open_files
+from harness.process.module_command import module_command
 from harness.serving.abandoned import SLOTS, Abandoned
 from harness.serving.admission import AdmissionControl, RequestTimes
 from harness.serving.bounds import Bounds
@@ -86,23 +90,24 @@ def answer(connection: socket.socket) -> bytes:
 
 
 class Application:
-    """Answers what it is POSTed with the length of the body, once `hold` is set."""
+    """Answers what it is POSTed with the length of the body, then `filling`, once `hold` is set."""
 
     def __init__(self) -> None:
-        self.hold, self.begun = threading.Event(), 0
+        self.hold, self.filling = threading.Event(), b""
         self.hold.set()
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
             return
-        self.begun += 1
         size = len((await receive()).get("body", b""))
         while not self.hold.is_set():
             await asyncio.sleep(0.01)
-        body = json.dumps({"size": size}).encode()
+        body = json.dumps({"size": size}).encode() + self.filling
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for begin in range(0, len(body), MB):
+            piece, more = body[begin : begin + MB], begin + MB < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 @contextlib.contextmanager
@@ -156,7 +161,8 @@ def test_a_request_that_does_not_come_is_ended_with_408(monkeypatch, begun, firs
         assert bool(received) is bool(first_line)
         if b"408" in first_line:
             assert received.endswith(b'{"detail":"the request did not arrive in time"}')
-        assert middleware.bytes_inside == middleware.concurrency == 0
+        inside = settled(lambda: middleware.bytes_inside, lambda now: now == 0, still_s=0.02)
+        assert inside == middleware.concurrency == 0
 
 
 def test_headers_without_an_end_are_refused_with_431(monkeypatch):
@@ -172,6 +178,21 @@ def test_a_long_body_that_arrives_at_a_fair_pace_is_waited_for(monkeypatch):
             connection.sendall(body[begin : begin + 100_000])
             time.sleep(0.6)
         assert b'{"size": 600000}' in connection.recv(1000)
+
+
+def test_a_client_that_does_not_read_loses_its_connection_one_that_reads_slowly_does_not(
+    monkeypatch,
+):
+    with http_process(monkeypatch) as (url, middleware, application):
+        application.filling = b" " * (20 * MB)  # more than the sockets hold
+        unread, slow = (connected(url, request()) for _ in range(2))
+        assert settled(lambda: middleware.concurrency, lambda now: now == 2, 0.02) == 2
+        received = 0
+        while received < 20 * MB:
+            received += len(slow.recv(MB))
+            time.sleep(0.1)
+        assert settled(lambda: middleware.concurrency, lambda now: now == 0, 0.1) == 0
+        assert len(answer(unread)) < 20 * MB
 
 
 def test_an_idle_connection_is_closed_for_one_more_than_may_be_open(monkeypatch):
@@ -371,21 +392,44 @@ def load(url: str, **options) -> LoadResult:
         return run(Job(url=f"{url}/predict", **options))
 
 
+def holds_in_one_try_of_three(trial: Callable[[], bool]) -> bool:
+    """For what a neighbour on the machine may disturb, and a defect would every time."""
+    return any(trial() for _ in range(3))
+
+
 @pytest.mark.slow
 def test_ten_times_the_capacity_leaves_throughput_and_p99_as_they_can_be_and_no_scars():
     """5 ms of the worker each, which may wait for a second."""
     body = [b'{"n": 1, "sleep_s": 0.005}']
+
+    def trial() -> bool:
+        before = load(server.url, bodies=body, concurrency=32, duration_s=4).requests_per_second
+        flood = load(server.url, bodies=body, rate=10 * before, duration_s=8, warmup_s=3)
+        after = load(server.url, bodies=body, concurrency=32, duration_s=4).requests_per_second
+        latency = latency_ms(flood.of_correct(flood.service_s))  # beside the client's own queue
+        print(before, flood.requests_per_second, latency, flood.statuses, after)
+        assert set(flood.statuses) == {503}
+        kept = min(flood.requests_per_second, after) > 0.9 * before
+        return kept and latency["p99"] < 2500
+
     with running_server(*BOUNDED, "--max-wait", "1") as server:
-        usual = load(server.url, bodies=body, concurrency=32, duration_s=5)
-        capacity = usual.requests_per_second
-        flood = load(server.url, bodies=body, rate=10 * capacity, duration_s=8, warmup_s=3)
-        after = load(server.url, bodies=body, concurrency=32, duration_s=5)
-    print(capacity, flood.requests_per_second, latency_ms(flood.correct_latency_s), flood.statuses)
-    print(after.requests_per_second)
-    assert set(flood.statuses) == {503}
-    assert flood.requests_per_second > 0.9 * capacity
-    assert latency_ms(flood.correct_latency_s)["p99"] < 3000
-    assert after.requests_per_second > 0.9 * capacity
+        assert holds_in_one_try_of_three(trial)
+
+
+@pytest.mark.slow
+def test_refusing_does_not_take_the_time_in_which_others_are_answered():
+    """Where a request costs no more than LitServe itself: refused at once, nearly all are."""
+    body = [b'{"n": 1}']
+
+    def trial() -> bool:
+        usual = load(server.url, bodies=body, concurrency=64, duration_s=4).requests_per_second
+        flood = load(server.url, bodies=body, rate=5 * usual, duration_s=4, warmup_s=2)
+        print(usual, flood.requests_per_second, flood.statuses)
+        assert set(flood.statuses) == {503}
+        return flood.requests_per_second > 0.5 * usual
+
+    with running_server(*BOUNDED, "--max-concurrency", "128") as server:
+        assert holds_in_one_try_of_three(trial)
 
 
 @pytest.mark.slow
@@ -410,13 +454,31 @@ def test_200_bodies_of_20_mb_150_at_a_time_stay_within_a_gigabyte_and_a_half():
         assert post(0) == 200
 
 
-@pytest.mark.slow
-def test_2000_idle_slow_or_unread_connections_meet_a_limit_on_open_files_and_stop_nobody():
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with running_server(*BOUNDED) as server:
-        http = server.stats()["http"][0]["pid"]
-        assert len(psutil.Process(http).net_connections("tcp")) < 5
-    del hard
+@contextlib.contextmanager
+def server_allowed(open_files: int) -> Iterator[str]:
+    """The URL of a server that may have so many files open; running_server inherits our limits."""
+    port = free_port()
+    command = f"ulimit -n {open_files}; exec {' '.join(module_command(BOUNDED[0]))} --port {port}"
+    process = subprocess.Popen(["bash", "-c", command], env=os.environ, start_new_session=True)
+    try:
+        while not healthy(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end_group(process.pid)
+        process.wait()
+
+
+def test_2000_idle_connections_slow_senders_and_slow_readers_stop_nobody():
+    """Where 1,000 files may be open."""
+    kinds = b"", b"POST /pred", head(100) + b"{", request(answer_bytes=100_000)
+    raise_open_files()
+    with server_allowed(open_files=1000) as url, contextlib.ExitStack() as stack:
+        for n in range(2000):
+            stack.enter_context(connected(url, kinds[n % len(kinds)]))
+            if n % 250 == 249:
+                assert asked(url).json()["n"] == 1
 
 
 @pytest.mark.slow

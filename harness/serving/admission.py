@@ -1,5 +1,6 @@
 """Admission control: an HTTP process refuses what is too much, and clocks what it lets in."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from harness.serving.counters import Counters, HttpCounter
 
 START_HEADER = b"x-request-start"  # "t=" and when the client sent the request, seconds of Unix time
 PLAIN = b"identity"  # the Content-Encoding that leaves a body as it is
+REFUSALS_PER_S, LONGEST_REFUSAL_S = 500, 2.0
 OLDEST_S = 3600  # a start longer ago, or in the future, is that of another machine's clock
 
 request_times: ContextVar["RequestTimes | None"] = ContextVar("request_times", default=None)
@@ -143,6 +145,8 @@ class AdmissionControl:
         self.app, self.counters, self.refusal, self.bounds = app, counters, refusal, bounds
         self.clock, self.unix_clock = clock, unix_clock
         self.concurrency = self.bytes_inside = 0
+        busy = "the server is at its limit; try again"
+        self.overloaded, self.next_refusal = refusal(503, busy, {"Retry-After": "1"}), 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -155,7 +159,7 @@ class AdmissionControl:
         else:
             await (self.refused(scope) or self.read)(scope, receive, send)
 
-    def refused(self, scope: Scope) -> JSONResponse | None:
+    def refused(self, scope: Scope) -> ASGIApp | None:
         """The answer to a request that is not let in, whose body is then never read."""
         headers = dict(scope["headers"])
         encoding = headers.get(b"content-encoding", PLAIN)
@@ -165,20 +169,28 @@ class AdmissionControl:
             return self.refusal(415, f"{reason}; send the body without one", accepted)
         if int(headers.get(b"content-length", 0)) > self.bounds.max_body_bytes:
             return self.too_long()
-        return self.overload() if self.bounds.is_full(self.concurrency) else None
+        return self.overload if self.bounds.is_full(self.concurrency) else None
 
     def too_long(self) -> JSONResponse:
         return self.refusal(413, f"the body is longer than {self.bounds.max_body_bytes} bytes")
 
-    def overload(self) -> JSONResponse:
-        return self.refusal(503, "the server is at its limit; try again", {"Retry-After": "1"})
+    async def overload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, but no faster than REFUSALS_PER_S while a client waits for LONGEST_REFUSAL_S at
+        most: LitServe takes one answer of a worker per round of the event loop, and a round that is
+        full of refusals lets nothing through.
+        """
+        now = self.clock()
+        in_turn = max(now, self.next_refusal + 1 / REFUSALS_PER_S)
+        self.next_refusal = min(in_turn, now + LONGEST_REFUSAL_S)
+        await asyncio.sleep(self.next_refusal - now)
+        await self.overloaded(scope, receive, send)
 
-    def refused_size(self, size: int) -> JSONResponse | None:
+    def refused_size(self, size: int) -> ASGIApp | None:
         """The answer to a request whose body, as far as it is here, is too much."""
         if size > self.bounds.max_body_bytes:
             return self.too_long()
         too_many = self.bounds.are_too_many(self.bytes_inside, size)
-        return self.overload() if too_many else None
+        return self.overload if too_many else None
 
     async def read(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, whose bytes count from their arrival on, and let the request in.
@@ -197,10 +209,15 @@ class AdmissionControl:
                 self.bytes_inside += len(piece)
                 refused = self.refused_size(size)
             if not refused and self.bounds.is_full(self.concurrency):
-                refused = self.overload()
-            body = first_received(b"".join(pieces), receive)
-            pieces.clear()
-            await (refused or self.let_in)(scope, body, send)
+                refused = self.overload
+            if refused:
+                pieces.clear()
+                self.bytes_inside, size = self.bytes_inside - size, 0
+                await refused(scope, receive, send)
+            else:
+                body = first_received(b"".join(pieces), receive)
+                pieces.clear()
+                await self.let_in(scope, body, send)
         finally:
             self.bytes_inside -= size
 
