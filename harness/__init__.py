@@ -21,7 +21,6 @@ if script:
 os.environ["MPLBACKEND"] = "Agg"
 
 
-
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say in a word that a command was interrupted, be it while it still imports what it needs."""
     if issubclass(kind, KeyboardInterrupt):

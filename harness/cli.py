@@ -65,15 +65,17 @@ def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> in
             results = run(measured, options, console, revision)
         if not results.variants:
             return refused("interrupted before anything was measured", INTERRUPTED)
-        return concluded(results, type(measured), options, console)
+        return shown(results, type(measured), options, console)
     except REFUSALS as error:
         return refused(str(error))
     except KeyboardInterrupt:
-        twice = f"interrupted twice; {options.output_dir / FILE_NAME} holds every block, if any"
-        return refused(twice if begun else "interrupted before anything was measured", INTERRUPTED)
+        kept_in = f"interrupted; {options.output_dir / FILE_NAME} holds every whole block, if any"
+        return refused(
+            kept_in if begun else "interrupted before anything was measured", INTERRUPTED
+        )
 
 
-def concluded(
+def shown(
     results: Results, suite: type[Suite], options: argparse.Namespace, console: Console
 ) -> int:
     """Save, draw and print results; returns the exit code."""
@@ -88,7 +90,7 @@ def concluded(
         console.print("interrupted; partial results saved")
         return INTERRUPTED
     if results.against:
-        code = compared(results, options.threshold, console)
+        code = concluded(results, options.threshold, console)
         return code or (FAILED if unsaved else 0)
     return FAILED if failed or unsaved else 0
 
@@ -104,7 +106,7 @@ def kept(results: Results, suite: type[Suite], directory: Path, console: Console
     return None
 
 
-def compared(results: Results, threshold_percent: float, console: Console) -> int:
+def concluded(results: Results, threshold_percent: float, console: Console) -> int:
     """Say what became of every variant since the other revision; returns the exit code."""
     pairs = revision_rows(results, threshold_percent)
     conclusion = summary(pairs)

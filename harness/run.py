@@ -195,6 +195,7 @@ class Run:
                 *self.suite.notes,
                 *self.about_revision(),
                 *([ONE_EPOCH] if self.plan.epochs == 1 else []),
+                *self.dropped(),
             ],
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
@@ -211,6 +212,11 @@ class Run:
         )
         results = judged(results)
         return replace(results, notes=[*results.notes, *self.missed(results)])
+
+    def dropped(self) -> list[str]:
+        """How many windows do not count, and why."""
+        reasons = self.measured.dropped
+        return [f"{len(reasons)} window(s) dropped: {'; '.join(reasons)}"] if reasons else []
 
     def missed(self, results: Results) -> list[str]:
         """Where a precision was asked for and not reached; nothing before the end."""
@@ -240,10 +246,10 @@ class Run:
             capacity=self.unknown_capacity(records),
             own=self.suite.variant(name, self.records_beside(name)),
             rows=[
-                self.row(load, windows, fits[load.name].rate(name), max(memory, default=None))
+                self.row(load, windows, rate, max(memory, default=None))
                 for load in self.plan.loads
-                if load.name in fits
-                and (windows := [each for record in records for each in record.at(load.name)])
+                if (windows := [each for record in records for each in record.at(load.name)])
+                for rate in [fits[load.name].rate(name) if load.name in fits else Rate(0.0)]
             ],
         )
 

@@ -11,6 +11,7 @@ import psutil
 import pynvml
 import pytest
 
+from harness.measure.clocks import Clocks, disturbance, read_clocks
 from harness.measure.gpu import GpuReading, gpu_reader
 from harness.measure.utilisation import (
     Meter,
@@ -107,18 +108,35 @@ def test_the_gpu_is_sampled_while_a_window_lasts():
 
 def test_energy_is_what_was_drawn_between_the_readings():
     def reading(moment: float, energy_j: float | None) -> Reading:
-        return Reading(moment, moment, 0.0, 0.0, None, GpuReading(None, None, None, None, energy_j))
+        card = GpuReading(None, None, None, None, energy_j)
+        return Reading(Clocks(moment, moment, moment), 0.0, 0.0, None, card)
 
     assert usage_between(reading(0, 10.0), reading(2, 210.0), []).gpu_energy_j == 200.0
     assert usage_between(reading(0, None), reading(2, 210.0), []).gpu_energy_j is None
 
 
-def test_a_clock_on_the_wall_that_runs_ahead_means_that_the_machine_slept():
-    def slept(wall_s: float) -> float:
-        first = Reading(1.0, 100.0, 0.0, 0.0, None, None)
-        return usage_between(first, Reading(3.0, wall_s, 0.0, 0.0, None, None), []).suspended_s
+@pytest.mark.parametrize(
+    ("boot_s", "wall_s", "reason"),
+    [
+        (52.0, 102.0, None),
+        (52.05, 102.05, None),
+        (57.5, 107.5, "the machine was suspended for 5.5 s"),
+        (52.0, 107.5, "the clock was set by +5.5 s"),
+        (52.0, 90.0, "the clock was set by -12.0 s"),
+        (57.5, 100.0, "the machine was suspended for 5.5 s"),
+        (None, 102.0, None),
+        (None, 90.0, "the machine was suspended, or its clock set, by -12.0 s"),
+    ],
+)
+def test_three_clocks_tell_whether_the_machine_slept_or_its_clock_was_set(boot_s, wall_s, reason):
+    before = Clocks(1.0, 50.0, 100.0)
+    assert disturbance(before, Clocks(3.0, boot_s, wall_s)) == reason
 
-    assert (slept(102.0), slept(107.5), slept(90.0)) == (0.0, 5.5, 0.0)
+
+def test_the_clocks_of_this_machine_agree_over_a_moment():
+    before = read_clocks()
+    time.sleep(0.2)
+    assert disturbance(before, read_clocks()) is None
 
 
 def without_nvml() -> None:
