@@ -16,6 +16,7 @@ from rich.console import Console
 from harness.judge.comparison import EXIT_CODES, THRESHOLD_PERCENT, summary
 from harness.judge.revisions import revision_rows
 from harness.load.job import Job
+from harness.measure.gpu import gpu_reader
 from harness.process.alone import alone_on_this_machine
 from harness.process.control import plain_http_url
 from harness.process.groups import signals_as_interrupt
@@ -52,6 +53,7 @@ def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> in
             return refused(reason)
         allow_connections(0 if options.rate else max(options.concurrency))
         check_writable(options.output_dir)
+        gpu_reader(options.accelerator)  # before the first model is loaded: it chooses the card
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
         others = contextlib.nullcontext() if options.force else alone_on_this_machine()

@@ -101,8 +101,8 @@ class Run:
         self.new = new_scripts(suite, options.variants, revision) if revision else []
         self.began = time.monotonic()
         self.started_utc = datetime.now(UTC).isoformat(timespec="seconds")
-        self.gpu = gpu_reader()
-        self.machine = machine_record(self.gpu.names if self.gpu else [])
+        self.gpu = gpu_reader(options.accelerator)
+        self.machine = machine_record(self.gpu)
         self.builds_on = builds_on(suite, revision)
         self.plan = plan_of(suite, options, revision)
         self.measured = Measured()
@@ -114,7 +114,7 @@ class Run:
         plan, options = self.plan, self.options
         kind = "offered rate" if options.rate else "concurrency"
         loads = ", ".join(load.name for load in plan.loads)
-        gpus = ", ".join(self.machine["gpus"]) or "no GPU"
+        gpus = ", ".join(self.machine["gpus"]) or "no GPU in use"
         sets = ", ".join(self.machine["instruction_sets"] or [])
         sets = f" ({sets})" if sets else ""
         seconds = plan.seconds + plan.capacity_seconds
