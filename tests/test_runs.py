@@ -448,7 +448,7 @@ def test_what_interrupts_the_imports_of_a_benchmark_prints_no_traceback(tmp_path
 
 def test_a_server_that_hangs_makes_a_row_of_timeouts_and_the_others_are_measured(tmp_path):
     names = ("steady", "hanging")
-    results, log = measured(tmp_path, names, concurrency=[4], timeout=1.0)
+    results, _ = measured(tmp_path, names, concurrency=[4], timeout=1.0)
     (row,) = results.variants["hanging"].rows
     assert row.requests["timeout"] == row.requests["sent"] >= 4
     assert row.requests_per_second.mean == 0
@@ -477,7 +477,7 @@ def test_a_server_slower_than_its_windows_is_measured_over_whole_answers(tmp_pat
 def test_only_what_kills_its_process_has_no_figure_without_a_server(tmp_path, monkeypatch):
     with LastingProcess("tests.test_module_process") as models:
 
-        def in_process(self, variant: str) -> float:
+        def in_process(_: NumbersSuite, variant: str) -> float:
             models("die") if variant == "paced" else models("keep", 1)
             return 5.0
 
@@ -499,8 +499,8 @@ def test_a_load_process_that_dies_twice_costs_one_server_its_measuring(tmp_path,
         return run_job(self, server, job, epoch)
 
     monkeypatch.setattr(epochs.Campaign, "window", window)
-    results, _ = measured(tmp_path, ("steady", "paced"), concurrency=[4])
-    assert "the load generator failed twice" in results.variants["paced"].error
+    results, log = measured(tmp_path, ("steady", "paced"), concurrency=[4])
+    assert "the load generator failed twice" in results.variants["paced"].error, log
     assert results.variants["steady"].error is None
     assert results.complete
 
