@@ -396,6 +396,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
 
 
 LOADING = """
+import signal
 import sys
 from pathlib import Path
 from harness.cli import benchmark
@@ -406,8 +407,7 @@ def suite():
         print("loading", flush=True)
         models("sleep", 600)
 if __name__ == "__main__":
-    signals = __import__("signal")
-    signals.signal(signals.SIGINT, signals.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(benchmark(suite, options(Path(sys.argv[1]), force=True, against=None)))
 """
 
