@@ -24,7 +24,8 @@ os.environ["MPLBACKEND"] = "Agg"
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say in a word that a command was interrupted, be it while it still imports what it needs."""
     if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        if "--multiprocessing-fork" not in sys.orig_argv:  # a child's caller says it
+            print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.__excepthook__(kind, error, trace)
 

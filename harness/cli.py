@@ -16,6 +16,7 @@ from rich.console import Console
 from harness.judge.comparison import EXIT_CODES, THRESHOLD_PERCENT, summary
 from harness.judge.revisions import revision_rows
 from harness.load.job import Job
+from harness.measure.gpu import gpu_reader
 from harness.process.alone import alone_on_this_machine
 from harness.process.control import plain_http_url
 from harness.process.groups import signals_as_interrupt
@@ -52,6 +53,7 @@ def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> in
             return refused(reason)
         allow_connections(0 if options.rate else max(options.concurrency))
         check_writable(options.output_dir)
+        gpu_reader(options.accelerator)  # before the first model is loaded: it chooses the card
         if options.url:
             attached_server(options.url)  # nobody there? say so before anything slow is loaded
         others = contextlib.nullcontext() if options.force else alone_on_this_machine()
@@ -65,15 +67,17 @@ def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> in
             results = run(measured, options, console, revision)
         if not results.variants:
             return refused("interrupted before anything was measured", INTERRUPTED)
-        return concluded(results, type(measured), options, console)
+        return shown(results, type(measured), options, console)
     except REFUSALS as error:
         return refused(str(error))
     except KeyboardInterrupt:
-        twice = f"interrupted twice; {options.output_dir / FILE_NAME} holds every block, if any"
-        return refused(twice if begun else "interrupted before anything was measured", INTERRUPTED)
+        kept_in = f"interrupted; {options.output_dir / FILE_NAME} holds every whole block, if any"
+        return refused(
+            kept_in if begun else "interrupted before anything was measured", INTERRUPTED
+        )
 
 
-def concluded(
+def shown(
     results: Results, suite: type[Suite], options: argparse.Namespace, console: Console
 ) -> int:
     """Save, draw and print results; returns the exit code."""
@@ -88,7 +92,7 @@ def concluded(
         console.print("interrupted; partial results saved")
         return INTERRUPTED
     if results.against:
-        code = compared(results, options.threshold, console)
+        code = concluded(results, options.threshold, console)
         return code or (FAILED if unsaved else 0)
     return FAILED if failed or unsaved else 0
 
@@ -104,7 +108,7 @@ def kept(results: Results, suite: type[Suite], directory: Path, console: Console
     return None
 
 
-def compared(results: Results, threshold_percent: float, console: Console) -> int:
+def concluded(results: Results, threshold_percent: float, console: Console) -> int:
     """Say what became of every variant since the other revision; returns the exit code."""
     pairs = revision_rows(results, threshold_percent)
     conclusion = summary(pairs)

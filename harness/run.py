@@ -101,8 +101,8 @@ class Run:
         self.new = new_scripts(suite, options.variants, revision) if revision else []
         self.began = time.monotonic()
         self.started_utc = datetime.now(UTC).isoformat(timespec="seconds")
-        self.gpu = gpu_reader()
-        self.machine = machine_record(self.gpu.names if self.gpu else [])
+        self.gpu = gpu_reader(options.accelerator)
+        self.machine = machine_record(self.gpu)
         self.builds_on = builds_on(suite, revision)
         self.plan = plan_of(suite, options, revision)
         self.measured = Measured()
@@ -114,7 +114,7 @@ class Run:
         plan, options = self.plan, self.options
         kind = "offered rate" if options.rate else "concurrency"
         loads = ", ".join(load.name for load in plan.loads)
-        gpus = ", ".join(self.machine["gpus"]) or "no GPU"
+        gpus = ", ".join(self.machine["gpus"]) or "no GPU in use"
         sets = ", ".join(self.machine["instruction_sets"] or [])
         sets = f" ({sets})" if sets else ""
         seconds = plan.seconds + plan.capacity_seconds
@@ -195,6 +195,7 @@ class Run:
                 *self.suite.notes,
                 *self.about_revision(),
                 *([ONE_EPOCH] if self.plan.epochs == 1 else []),
+                *self.dropped(),
             ],
             started_utc=self.started_utc,
             elapsed_s=round(time.monotonic() - self.began, 1),
@@ -211,6 +212,11 @@ class Run:
         )
         results = judged(results)
         return replace(results, notes=[*results.notes, *self.missed(results)])
+
+    def dropped(self) -> list[str]:
+        """How many windows do not count, and why."""
+        reasons = self.measured.dropped
+        return [f"{len(reasons)} window(s) dropped: {'; '.join(reasons)}"] if reasons else []
 
     def missed(self, results: Results) -> list[str]:
         """Where a precision was asked for and not reached; nothing before the end."""
@@ -241,10 +247,10 @@ class Run:
             memory=memory or None,
             own=self.suite.variant(name, self.records_beside(name)),
             rows=[
-                self.row(load, windows, fits[load.name].rate(name), total_bytes(memory) or None)
+                self.row(load, windows, rate, total_bytes(memory) or None)
                 for load in self.plan.loads
-                if load.name in fits
-                and (windows := [each for record in records for each in record.at(load.name)])
+                if (windows := [each for record in records for each in record.at(load.name)])
+                for rate in [fits[load.name].rate(name) if load.name in fits else Rate(0.0)]
             ],
         )
 

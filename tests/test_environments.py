@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import mnist_model_benchmarking.benchmark
-from harness.cli import parsed
+from harness.cli import benchmark, parsed
 from harness.load import open_loop
 from harness.load.connection import wire_format
 from harness.load.echo_server import echo_server
@@ -29,7 +29,7 @@ from harness.process.launch import (
     healthy,
     running_server,
 )
-from harness.process.limits import short_temporary_folder
+from harness.process.limits import short_temporary_folder, unsupported
 from harness.results.file import save
 from harness.run import plan_of, tolerant
 from harness.suite import read_results
@@ -257,6 +257,15 @@ def test_a_server_that_is_started_by_hand_bears_a_long_temporary_folder(tmp_path
     finally:
         end_group(process.pid)
         process.wait()
+
+
+def test_a_system_that_cannot_freeze_processes_is_named_at_the_start(tmp_path, monkeypatch, capsys):
+    assert unsupported("Linux") is None
+    assert unsupported("Darwin", Path("/nothing")) is None
+    assert "/proc is not mounted" in unsupported("Linux", tmp_path)
+    monkeypatch.setattr("harness.cli.unsupported", lambda: unsupported("Windows"))
+    assert benchmark(lambda: pytest.fail("nothing is loaded"), options(tmp_path)) == 2
+    assert capsys.readouterr().err.startswith("Windows cannot freeze a server's processes: run")
 
 
 def test_no_folder_with_a_short_path_is_one_sentence(monkeypatch):

@@ -2,13 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from harness.process.module_process import ModuleProcess, ProcessDiedError, notify_caller
+from harness.process.module_process import (
+    LastingProcess,
+    ModuleProcess,
+    ProcessDiedError,
+    notify_caller,
+)
 
 MODULE = "tests.test_module_process"
 kept: list[int] = []
@@ -30,6 +38,14 @@ def refuse(words: str) -> None:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(mark: str) -> list[int]:
+    """The first process that is asked this dies, the next one answers."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        die()
+    return kept
 
 
 def notice(times: int) -> str:
@@ -102,3 +118,59 @@ def test_the_late_answer_of_a_call_that_was_given_up_is_not_taken_for_another(pr
     with pytest.raises(TimeoutError):
         process("slow", 0.5, timeout_s=0.05)
     assert process("keep", 4) == [4]
+
+
+def test_a_process_that_dies_is_replaced_told_what_it_knew_and_asked_once_more(tmp_path):
+    with LastingProcess(MODULE, {"MARK": "here"}) as process:
+        process.tell("keep", 1)
+        process("keep", 2)
+        assert process("die_once", str(tmp_path / "mark")) == [1]
+        assert process("environment", "MARK") == "here"
+
+
+def test_what_kills_its_process_twice_fails_alone():
+    with LastingProcess(MODULE) as process:
+        for number in (1, 2):
+            with pytest.raises(ProcessDiedError, match=r"die: its process ended with -9"):
+                process("die")
+            assert process("keep", number) == [number]
+
+
+KILLED = """
+import os, signal, sys, time
+from harness.process.module_process import ModuleProcess
+if __name__ == "__main__":
+    process = ModuleProcess("time")
+    process("monotonic")
+    print(process.process.pid, flush=True)
+    if sys.argv[1] == "kill":
+        process.pipe.send((2, "sleep", (600,)))
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    print(process("monotonic") > 0)
+"""
+
+
+def caller(tmp_path, how: str) -> list[str]:
+    """What a process prints that has a module's in it, and ends or gets signals meanwhile."""
+    (tmp_path / "run.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, tmp_path / "run.py", how]
+    done = subprocess.run(
+        command, capture_output=True, env=environment, start_new_session=True, timeout=60
+    )
+    return done.stdout.decode().split()
+
+
+def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path):
+    pid = int(caller(tmp_path, "kill")[0])
+    deadline = time.monotonic() + 15
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_signal_to_the_callers_whole_group_does_not_reach_it(tmp_path):
+    assert caller(tmp_path, "term")[1] == "True"

@@ -173,14 +173,6 @@ def test_cpu_that_the_hypervisor_took_is_told():
     assert row(usage=little).warnings == []
 
 
-def test_a_suspended_machine_is_told():
-    asleep = row(usage=replace(USAGE, suspended_s=3.0)).warnings
-    assert any(
-        "suspended, or its clock set, for 9.0 s in 3 of its windows" in each for each in asleep
-    )
-    assert row(usage=replace(USAGE, suspended_s=0.01)).warnings == []
-
-
 def test_a_window_without_any_answer_makes_a_row():
     made = row(LoadResult(opened=0.0, closed=1.0, client_cpu_s=0.0))
     assert made.requests_per_second.mean == 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -24,9 +25,11 @@ from harness import run as running
 from harness.judge.judgement import judged
 from harness.load.connection import wire_format
 from harness.measure import capacity, epochs
+from harness.measure.clocks import Clocks
 from harness.measure.utilisation import ProcessTree
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
+from harness.process.module_process import LastingProcess
 from harness.run import CONTROL, run
 from harness.show.console import capacities
 from harness.suite import read_results
@@ -358,8 +361,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, number):
+GROUPS = [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+GROUPS += [(signal.SIGHUP, True)]
+
+
+@pytest.mark.parametrize(("number", "whole_group"), GROUPS)
+def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, number, whole_group):
     (tmp_path / "run.py").write_text(RUN)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -377,7 +384,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     time.sleep(1.5)  # into another block
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 3
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
     output, errors = process.communicate(timeout=30)
     assert "kept" in output, errors
     assert "Traceback" not in errors
@@ -386,6 +393,145 @@ def test_an_interrupted_run_keeps_what_is_done_and_leaves_no_process(tmp_path, n
     kept = read_results(tmp_path / "benchmark_results.json")
     assert kept.variants["steady"].error is None
     assert not kept.complete
+
+
+LOADING = """
+import signal
+import sys
+from pathlib import Path
+from harness.cli import benchmark
+from harness.process.module_process import LastingProcess
+from tests.test_runs import options
+def suite():
+    with LastingProcess("time") as models:  # loads for ever
+        print("loading", flush=True)
+        models("sleep", 600)
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(benchmark(suite, options(Path(sys.argv[1]), force=True, against=None)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_interrupts_the_loading_of_models_ends_it_in_a_sentence(tmp_path, number):
+    (tmp_path / "run.py").write_text(LOADING)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "loading\n"
+    time.sleep(1.0)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > 1
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == "interrupted before anything was measured\n"
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+
+
+def test_what_interrupts_the_imports_of_a_benchmark_prints_no_traceback(tmp_path):
+    late = "import signal; signal.signal(2, signal.default_int_handler)\nimport harness\n"
+    (tmp_path / "run.py").write_text(
+        f"{late}import os, time\nos.kill(os.getpid(), 2)\ntime.sleep(9)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, tmp_path / "run.py"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_server_that_hangs_makes_a_row_of_timeouts_and_the_others_are_measured(tmp_path):
+    names = ("steady", "hanging")
+    results, _ = measured(tmp_path, names, concurrency=[4], timeout=1.0)
+    (row,) = results.variants["hanging"].rows
+    assert row.requests["timeout"] == row.requests["sent"] >= 4
+    assert row.requests_per_second.mean == 0
+    assert "no correct answer at 4" in results.variants["hanging"].error
+    assert results.variants["steady"].error is None
+    assert results.variants["steady"].rows[0].requests["ok"] > 10
+    (row,) = (
+        measured(tmp_path, ("hanging",), concurrency=[4], timeout=1.0)[0].variants["hanging"].rows
+    )
+    assert row.requests["timeout"] >= 4
+
+
+def test_a_server_slower_than_its_windows_is_measured_over_whole_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(epochs, "LONGEST_WINDOW", 1)  # 0.25 s each
+    bodies = [json.dumps({"n": number, "sleep_s": 1.5}).encode() for number in range(100)]
+    slow = suite("steady")
+    slow.bodies = bodies
+    wanted = options(tmp_path, concurrency=[1], timeout=10.0)
+    results = run(slow, wanted, Console(file=io.StringIO(), width=200))
+    (row,) = results.variants["steady"].rows
+    assert results.variants["steady"].error is None
+    assert row.requests["ok"] == row.requests["sent"] >= 2
+    assert row.requests_per_second.mean == pytest.approx(1 / 1.5, rel=0.1)
+
+
+def test_only_what_kills_its_process_has_no_figure_without_a_server(tmp_path, monkeypatch):
+    with LastingProcess("tests.test_module_process") as models:
+
+        def in_process(_: NumbersSuite, variant: str) -> float:
+            models("die") if variant == "paced" else models("keep", 1)
+            return 5.0
+
+        monkeypatch.setattr(NumbersSuite, "in_process", in_process)
+        results, _ = measured(tmp_path, ("paced", "steady"), concurrency=[4])
+    assert "die: its process ended with -9" in results.variants["paced"].error
+    assert results.variants["paced"].rows[0].requests["ok"] > 5
+    assert results.variants["steady"].error is None
+    assert results.variants["steady"].in_process_per_second == 5.0
+
+
+def test_a_load_process_that_dies_twice_costs_one_server_its_measuring(tmp_path, monkeypatch):
+    run_job, failed = epochs.Campaign.window, []
+
+    def window(self, server, job, epoch):
+        if server.server.info["variant"] == "paced" and not failed:
+            failed.append(server.server.pid)
+            job = replace(job, check=end_process)
+        return run_job(self, server, job, epoch)
+
+    monkeypatch.setattr(epochs.Campaign, "window", window)
+    results, log = measured(tmp_path, ("steady", "paced"), concurrency=[4])
+    assert "the load generator failed twice" in results.variants["paced"].error, log
+    assert results.variants["steady"].error is None
+    assert results.complete
+
+
+def end_process(*_: object) -> None:
+    """A check that no process survives."""
+    os._exit(7)
+
+
+@pytest.mark.parametrize(("lasting", "minutes"), [(False, 1.0), (True, 1.0), (False, 0.001)])
+def test_a_window_in_which_the_machine_slept_is_dropped_said_and_measured_again_in_time(
+    monkeypatch, lasting, minutes
+):
+    made = running.Run(suite("steady"), options(Path(), minutes=minutes))
+    said = []
+    campaign = epochs.Campaign(
+        made.plan, None, None, None, None, lambda *words: said.append(" ".join(words)), None, None
+    )
+    campaign.began = time.monotonic() - 0.1
+    asleep = iter(
+        [Clocks(0, 0, 0), Clocks(1, 6, 6), Clocks(6, 11, 11), Clocks(7, 12 + 3 * lasting, 12)]
+    )
+    monkeypatch.setattr(epochs, "read_clocks", lambda: next(asleep))
+    windows = iter("ab")
+    result = campaign.undisturbed(lambda: next(windows), "steady")
+    assert result == ("b" if not lasting and minutes == 1.0 else None)
+    assert len(campaign.measured.dropped) == len(said) == 1 + lasting
+    assert "steady was measured while the machine was suspended for 5.0 s: dropped" in said[0]
+    made.measured = campaign.measured
+    (note,) = made.dropped()
+    assert note.startswith(f"{1 + lasting} window(s) dropped: steady: the machine was suspended")
 
 
 def test_every_epoch_ends_with_capacity_blocks_of_all_servers_each_at_its_own_rate(

@@ -1,6 +1,7 @@
 """Utilisation against processes that burn known CPU, and GPUs that tell what they like."""
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ import psutil
 import pynvml
 import pytest
 
+from harness.measure.clocks import Clocks, disturbance, read_clocks
 from harness.measure.gpu import GpuReading, gpu_reader
+from harness.measure.machine import machine_record
 from harness.measure.utilisation import (
     Meter,
     ProcessTree,
@@ -113,18 +116,35 @@ def test_the_gpu_is_sampled_while_a_window_lasts():
 
 def test_energy_is_what_was_drawn_between_the_readings():
     def reading(moment: float, energy_j: float | None) -> Reading:
-        return Reading(moment, moment, 0.0, 0.0, None, GpuReading(None, None, None, None, energy_j))
+        card = GpuReading(None, None, None, None, energy_j)
+        return Reading(Clocks(moment, moment, moment), 0.0, 0.0, None, card)
 
     assert usage_between(reading(0, 10.0), reading(2, 210.0), []).gpu_energy_j == 200.0
     assert usage_between(reading(0, None), reading(2, 210.0), []).gpu_energy_j is None
 
 
-def test_a_clock_on_the_wall_that_runs_ahead_means_that_the_machine_slept():
-    def slept(wall_s: float) -> float:
-        first = Reading(1.0, 100.0, 0.0, 0.0, None, None)
-        return usage_between(first, Reading(3.0, wall_s, 0.0, 0.0, None, None), []).suspended_s
+@pytest.mark.parametrize(
+    ("boot_s", "wall_s", "reason"),
+    [
+        (52.0, 102.0, None),
+        (52.05, 102.05, None),
+        (57.5, 107.5, "the machine was suspended for 5.5 s"),
+        (52.0, 107.5, "the clock was set by +5.5 s"),
+        (52.0, 90.0, "the clock was set by -12.0 s"),
+        (57.5, 100.0, "the machine was suspended for 5.5 s"),
+        (None, 102.0, None),
+        (None, 90.0, "the machine was suspended, or its clock set, by -12.0 s"),
+    ],
+)
+def test_three_clocks_tell_whether_the_machine_slept_or_its_clock_was_set(boot_s, wall_s, reason):
+    before = Clocks(1.0, 50.0, 100.0)
+    assert disturbance(before, Clocks(3.0, boot_s, wall_s)) == reason
 
-    assert (slept(102.0), slept(107.5), slept(90.0)) == (0.0, 5.5, 0.0)
+
+def test_the_clocks_of_this_machine_agree_over_a_moment():
+    before = read_clocks()
+    time.sleep(0.2)
+    assert disturbance(before, read_clocks()) is None
 
 
 def without_nvml() -> None:
@@ -137,8 +157,74 @@ def test_without_a_gpu_there_is_no_reader(monkeypatch):
     assert gpu_reader() is None
 
 
+UUIDS = ["GPU-aaaa1", "GPU-aaaa2", "GPU-bbbb3"]
+
+
+@pytest.fixture
+def three_cards(monkeypatch):
+    """A driver with three cards; the environment names none of them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("os.environ", os.environ.copy())  # what is set in it is gone afterwards
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(UUIDS))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle])
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: f"slice {uuid}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: f"card {handle}")
+    used = {"nvmlDeviceGetPowerUsage": lambda handle: 1000 * (handle + 1)}
+    for name in ("TotalEnergyConsumption", "UtilizationRates", "MemoryInfo"):
+        used[f"nvmlDeviceGet{name}"] = lambda _: None
+    for name, answer in used.items():
+        monkeypatch.setattr(pynvml, name, answer)
+
+
+@pytest.mark.parametrize(
+    ("visible", "number"),
+    [(None, 0), ("2", 2), ("1,0", 1), ("GPU-bbbb3", 2), ("GPU-aaaa2,GPU-aaaa1", 1), ("GPU-b", 2)],
+)
+@pytest.mark.usefixtures("three_cards")
+def test_the_card_that_the_servers_use_is_read_and_every_process_is_held_to_it(
+    monkeypatch, visible, number
+):
+    if visible is not None:
+        monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", visible)
+    reader = gpu_reader("cuda")
+    assert (reader.uuid, reader.names) == (UUIDS[number], [f"card {number}"])
+    assert reader.read().power_w == number + 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == UUIDS[number]
+    assert gpu_reader("auto").uuid == UUIDS[number]  # whenever it is asked again
+    assert machine_record(reader)["gpu_uuid"] == UUIDS[number]
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "3", "GPU-a", "GPU-c", "NoDevFiles"])
+@pytest.mark.usefixtures("three_cards")
+def test_no_card_is_read_where_none_is_visible(monkeypatch, visible):
+    monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(GPUtil, "getGPUs", lambda: [SimpleNamespace(uuid=uuid) for uuid in UUIDS])
+    assert gpu_reader("auto") is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+@pytest.mark.usefixtures("three_cards")
+def test_a_slice_of_a_card_is_read_as_such(monkeypatch):
+    monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", "MIG-1234")
+    reader = gpu_reader("cuda")
+    assert (reader.uuid, reader.handle) == ("MIG-1234", "slice MIG-1234")
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "mps"])
+@pytest.mark.usefixtures("three_cards")
+def test_a_card_that_is_not_used_is_neither_read_nor_recorded(accelerator):
+    assert gpu_reader(accelerator) is None
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert machine_record(None)["gpus"] == []
+
+
 def test_gputil_is_the_fallback_and_its_nan_is_missing(monkeypatch):
-    card = SimpleNamespace(name="a card", load=math.nan, memoryUsed=2.0, memoryTotal=8.0)
+    monkeypatch.setattr("os.environ", {})
+    card = SimpleNamespace(
+        name="a card", uuid="GPU-1", load=math.nan, memoryUsed=2.0, memoryTotal=8.0
+    )
     monkeypatch.setattr(pynvml, "nvmlInit", without_nvml)
     monkeypatch.setattr(GPUtil, "getGPUs", lambda: [card])
     reader = gpu_reader()

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from harness.load.echo_server import echo_server
-from harness.load.job import Job, LoadResult
+from harness.load.job import OK, Job, LoadResult
 from harness.load.latency import latency_ms, request_counts
 from harness.measure.capacity import (
     FIRST_GUESS,
@@ -33,14 +33,16 @@ from harness.measure.capacity import (
     lone_job,
     offered_job,
 )
+from harness.measure.clocks import disturbance, read_clocks
 from harness.measure.gpu import GpuReader
 from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
 from harness.measure.room import Room, lacked_memory
 from harness.measure.stats import refuse_other_stats
-from harness.measure.utilisation import Meter, ProcessTree, usage_between
+from harness.measure.utilisation import Meter, ProcessTree, Usage, usage_between
 from harness.measure.window import OfferedLoad, Record, Window, mean, work_between
 from harness.process.launch import Server, ServerFailedError, running_server
+from harness.process.module_process import ProcessDiedError
 
 CLIENT_CEILING_S = 0.5
 OPEN_LOOP_CEILING_AT = 64  # concurrency
@@ -55,6 +57,7 @@ CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a cei
 CEILING_EPOCHS = 3  # likewise: later ones are for verdicts that have to be known better
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
+T = TypeVar("T")
 
 
 class ServerSpec(NamedTuple):
@@ -156,6 +159,7 @@ class Measured:
         no_ops: of each no-op server, by its shape.
         client_ceilings: requests/s that the client can measure at most, by load.
         capacity_windows: in order.
+        dropped: why windows were dropped, one entry for each.
         seconds: of all epochs so far.
     """
 
@@ -163,7 +167,25 @@ class Measured:
     no_ops: dict[Shape, Record] = field(default_factory=dict)
     client_ceilings: dict[OfferedLoad, float] = field(default_factory=dict)
     capacity_windows: list[CapacityWindow] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def any_correct(load: LoadResult) -> bool:
+    """Whether a window holds any correct answer, or a part of one that was still arriving."""
+    return bool(OK in load.outcome or load.correct_in_window or load.outputs_in_window)
+
+
+def lasting(run_load: RunLoad) -> RunLoad:
+    """A load generator that fails twice at one job costs its server that job, not all of them."""
+
+    def run(*job: object) -> LoadResult:
+        try:
+            return run_load(*job)
+        except (ProcessDiedError, TimeoutError) as error:
+            raise ServerFailedError(f"the load generator failed twice: {error}") from error
+
+    return run
 
 
 class Campaign:
@@ -188,7 +210,8 @@ class Campaign:
         save: Callable[[], None],
         unsettled: Callable[[], list[OfferedLoad]],
     ) -> None:
-        self.plan, self.run_load, self.room = plan, run_load, room
+        self.plan, self.room = plan, room
+        self.run_load = lasting(run_load)
         self.meter = Meter(gpu)
         self.announce, self.report_failure = announce, report_failure
         self.save, self.unsettled = save, unsettled
@@ -227,7 +250,8 @@ class Campaign:
                     duration_s=CLIENT_CEILING_S,
                 )
                 load = self.run_load(job)
-                self.measured.client_ceilings[offered] = len(load.ended) / load.window_s
+                if load.window_s > 0:
+                    self.measured.client_ceilings[offered] = len(load.ended) / load.window_s
 
     def measure_epoch(self, epoch: int, loads: list[OfferedLoad]) -> None:
         """Measure all servers until this epoch's time is up: together, if memory holds them all,
@@ -289,7 +313,7 @@ class Campaign:
                     with self.room.noting(spec.name):
                         running[spec] = self.launched(spec)
                         with self.ended_if_failing(spec, running):
-                            self.warm(spec, running[spec], loads)
+                            self.warm(epoch, spec, running[spec], loads)
                 except ServerFailedError as error:
                     if not (crowded and lacked_memory(str(error))):
                         raise
@@ -321,12 +345,19 @@ class Campaign:
             tree = ProcessTree(server.pid, stats) if server.pid else None
             return Running(server, exit_.pop_all(), tree, launched=self.plan.attached is None)
 
-    def warm(self, spec: ServerSpec, running: Running, loads: list[OfferedLoad]) -> None:
-        """Load a new server once at every load, note how fast it is, and freeze it."""
+    def warm(
+        self, epoch: int, spec: ServerSpec, running: Running, loads: list[OfferedLoad]
+    ) -> None:
+        """Load a new server once at every load, note how fast it is, and freeze it.
+
+        Where nothing comes back, how its requests ended is kept: it gets no window.
+        """
         for offered in loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
             load = self.run_load(job)
-            if not load.correct_in_window and not load.outputs_in_window:
+            if not any_correct(load):
+                window = Window(load, Usage(), epoch=epoch, block=self.block)
+                self.measured.records[spec.name].add(offered, window)
                 raise ServerFailedError(
                     f"no correct answer at {offered.name}{running.server.tail()}"
                 )
@@ -395,12 +426,30 @@ class Campaign:
         with self.failures_of(spec), self.ended_if_failing(spec, running):
             job = self.job(running[spec].server, offered)
             job = replace(job, duration_s=self.window_s(spec, offered))
-            window = self.window(running[spec], job, epoch)
+            window = self.undisturbed(lambda: self.window(running[spec], job, epoch), spec.name)
+            if window is None:
+                return
             ceiling = self.measured.client_ceilings.get(offered)
             self.measured.records[spec.name].add(offered, replace(window, client_ceiling=ceiling))
-            if not (window.load.correct_in_window or window.load.outputs_in_window):
+            if not any_correct(window.load):
                 reason = f"no correct answer at {offered.name}{running[spec].server.tail()}"
                 raise ServerFailedError(reason)
+
+    def undisturbed(self, measured: Callable[[], T], name: str) -> T | None:
+        """What is measured while the machine is neither suspended nor its clock set: a window that
+        was disturbed is dropped and, if time allows, measured again, once.
+        """
+        for _ in range(2):
+            before = read_clocks()
+            result = measured()
+            reason = disturbance(before, read_clocks())
+            if reason is None:
+                return result
+            self.measured.dropped.append(f"{name}: {reason}")
+            self.report_failure("a window", f"{name} was measured while {reason}: dropped")
+            if self.elapsed_share() >= 1:
+                break
+        return None
 
     def window_s(self, spec: ServerSpec, offered: OfferedLoad) -> float:
         """How long a window has to be for several requests per connection, within bounds."""
@@ -546,14 +595,22 @@ class Campaign:
     ) -> None:
         """One window; ServerFailedError if no lone request comes through after it."""
         server, job = running[spec].server, self.capacity_job(spec, running)
-        try:
-            running[spec].thaw()
-            load = self.run_load(job)
-            lone = self.run_load(lone_job(self.job(server, LONE), job))
-            if lone.correct_in_window:
-                server.stats()  # checks that it is still the one that was launched
-        finally:
-            running[spec].freeze()
+
+        def loaded() -> tuple[LoadResult, LoadResult]:
+            try:
+                running[spec].thaw()
+                load = self.run_load(job)
+                lone = self.run_load(lone_job(self.job(server, LONE), job))
+                if lone.correct_in_window:
+                    server.stats()  # checks that it is still the one that was launched
+                return load, lone
+            finally:
+                running[spec].freeze()
+
+        loads = self.undisturbed(loaded, spec.name)
+        if loads is None:
+            return
+        load, lone = loads
         if not lone.correct_in_window:
             offered = f"{job.rate:.4g} requests/s were offered"
             raise ServerFailedError(f"no correct answer after {offered}{server.tail()}")
@@ -585,9 +642,15 @@ class Campaign:
     def window(self, running: Running, job: Job, epoch: int) -> Window:
         """One window: thaw, load, freeze; the server's identity is checked before and after."""
         server, tree, marks = running.server, running.tree, []
+        failures: list[ServerFailedError] = []
 
         def mark() -> None:
-            marks.append((server.stats(), self.meter.read(tree)))
+            try:
+                marks.append((server.stats(), self.meter.read(tree)))
+            except (
+                ServerFailedError
+            ) as error:  # how its requests ended is worth knowing all the same
+                failures.append(error)
 
         with self.meter.gpu_samples() as gpu:
             try:
@@ -596,6 +659,10 @@ class Campaign:
                 mark()
             finally:
                 running.freeze()
+        if failures and any_correct(load):
+            raise failures[0]
+        if failures:
+            return Window(load, Usage(), epoch=epoch, block=self.block)
         (before, first), (after, last) = marks[-2:]  # of the job's last attempt
         workers, http = work_between(before, after)
         usage = usage_between(first, last, gpu)

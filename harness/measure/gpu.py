@@ -1,17 +1,20 @@
-"""GPU readings: through NVML where it loads, else through GPUtil, else none."""
+"""GPU readings, of the card the servers use: through NVML where it loads, else through GPUtil."""
 
 import contextlib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pynvml
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 
 @dataclass(frozen=True)
 class GpuReading:
-    """One look at the first GPU; None where the driver does not tell.
+    """One look at a GPU; None where the driver does not tell.
 
     Attributes:
         percent: share of the driver's last sampling period (1/6 to 1 s) in which any kernel ran:
@@ -30,9 +33,15 @@ class GpuReading:
 
 
 class GpuReader(Protocol):
-    """Something that can look at the first GPU."""
+    """Something that can look at the GPU that the servers use.
+
+    Attributes:
+        names: of that one.
+        uuid: as the driver and CUDA_VISIBLE_DEVICES name it.
+    """
 
     names: list[str]
+    uuid: str
 
     def read(self) -> GpuReading: ...
 
@@ -41,15 +50,22 @@ class GpuReader(Protocol):
 
 
 class NvmlReader:
-    """NVML: readings without starting a process."""
+    """NVML: readings without starting a process.
+
+    Raises LookupError if the driver is there without a device, or CUDA_VISIBLE_DEVICES hides all.
+    """
 
     def __init__(self) -> None:
         pynvml.nvmlInit()
         handles = [
             pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
-        self.names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
-        self.handle = handles[0]  # IndexError if the driver is there without a device
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        self.uuid = first_visible(uuids)
+        # a slice of a card (MIG) is no device of its own there
+        own = [handle for handle, uuid in zip(handles, uuids, strict=True) if uuid == self.uuid]
+        self.handle = own[0] if own else pynvml.nvmlDeviceGetHandleByUUID(self.uuid)
+        self.names = [pynvml.nvmlDeviceGetName(self.handle)]
 
     def read(self) -> GpuReading:
         power = self.answer(pynvml.nvmlDeviceGetPowerUsage)
@@ -86,12 +102,14 @@ class GputilReader:
         import GPUtil
 
         self.read_all = GPUtil.getGPUs
-        self.names = [gpu.name for gpu in self.read_all()]
+        cards = self.read_all()
+        self.uuid = first_visible([card.uuid for card in cards])
+        self.names = [card.name for card in cards if card.uuid == self.uuid]
         if not self.names:
-            raise ValueError("nvidia-smi lists no device")
+            raise LookupError(f"nvidia-smi does not list {self.uuid}")
 
     def read(self) -> GpuReading:
-        gpu = self.read_all()[0]
+        gpu = next(card for card in self.read_all() if card.uuid == self.uuid)
         percent = None if math.isnan(gpu.load) else 100 * gpu.load
         used, total = (
             None if math.isnan(mebibytes) else int(mebibytes * 2**20)
@@ -103,10 +121,36 @@ class GputilReader:
         """It lists no processes."""
 
 
-def gpu_reader() -> GpuReader | None:
-    """A reader for the first GPU; None if there is no GPU or nothing that can read it."""
-    with contextlib.suppress(pynvml.NVMLError, IndexError):
-        return NvmlReader()
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        return GputilReader()
+def first_visible(uuids: Sequence[str], visible: str | None = None) -> str:
+    """Which of the cards, in the driver's order, CUDA_VISIBLE_DEVICES puts first: it names them by
+    number, by UUID or its beginning. LookupError if it puts none there.
+    """
+    visible = os.environ.get(VISIBLE) if visible is None else visible
+    if visible is None:
+        return uuids[0]
+    first = visible.split(",")[0].strip()
+    if first.isdecimal():
+        return uuids[int(first)]
+    if first.startswith("MIG-"):
+        return first
+    matching = [uuid for uuid in uuids if first and uuid.startswith(first)]
+    if len(matching) != 1:
+        raise LookupError(f"{VISIBLE}={visible} names no card")
+    return matching[0]
+
+
+def gpu_reader(accelerator: str = "auto") -> GpuReader | None:
+    """A reader for the GPU that servers and models started from here on will use, however many
+    there are; None if they use none, or nothing can read it.
+
+    CUDA numbers cards by speed, the driver by their place: the UUID, left in the environment, means
+    the same one to both.
+    """
+    if accelerator not in ("auto", "cuda"):
+        return None
+    for reader in (NvmlReader, GputilReader):
+        with contextlib.suppress(pynvml.NVMLError, LookupError, ImportError, ValueError, OSError):
+            made = reader()
+            os.environ[VISIBLE] = made.uuid
+            return made
     return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from harness.measure.gpu import GpuReader
 from harness.process.cores import cpu_quota, usable_cores
 
 PACKAGES = (
@@ -61,7 +62,7 @@ def git(*arguments: str) -> str | None:
     return None
 
 
-def machine_record(gpus: list[str]) -> dict[str, Any]:
+def machine_record(gpu: GpuReader | None) -> dict[str, Any]:
     """Everything about this machine that a reader needs to judge or repeat a number."""
     changed = git("status", "--porcelain", "--", "*.py", "*.toml", "*.txt", "*.pt")
     return {
@@ -71,7 +72,8 @@ def machine_record(gpus: list[str]) -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "cpu_quota_cores": cpu_quota(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpus": gpus,
+        "gpus": gpu.names if gpu else [],  # that are measured
+        "gpu_uuid": gpu and gpu.uuid,
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in PACKAGES},

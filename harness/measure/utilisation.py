@@ -6,7 +6,6 @@ short beside its ticks of 10 ms. All CPU percentages are of one core: 200 means 
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy
 import psutil
 
+from harness.measure.clocks import Clocks, read_clocks
 from harness.measure.gpu import GpuReader, GpuReading
 
 GPU_PERIOD_S = 0.1
@@ -28,7 +28,6 @@ class Usage:
 
     Attributes:
         seconds: between its two readings.
-        suspended_s: what the clock on the wall moved beyond that: the machine slept, or was set.
         machine_percent: CPU busy for anybody, percent of one core.
         stolen_percent: CPU that the hypervisor gave to others, percent of one core.
         role_cpu_s: CPU seconds of the server's HTTP processes, queue manager with parent, workers.
@@ -36,7 +35,6 @@ class Usage:
     """
 
     seconds: float | None = None
-    suspended_s: float | None = None
     machine_percent: float | None = None
     stolen_percent: float | None = None
     role_cpu_s: dict[str, float] | None = None
@@ -70,12 +68,9 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class Reading:
-    """One look: the monotonic clock (which stands still while a machine sleeps) and that on the
-    wall, cumulative CPU seconds of machine, thieves and server's roles.
-    """
+    """One look: the clocks, cumulative CPU seconds of machine, thieves and server's roles."""
 
-    moment: float
-    wall_s: float
+    clocks: Clocks
     machine_s: float
     stolen_s: float
     role_s: dict[str, float] | None
@@ -157,8 +152,7 @@ class Meter:
         machine_s = busy.user + getattr(busy, "nice", 0.0) + busy.system
         machine_s += getattr(busy, "irq", 0.0) + getattr(busy, "softirq", 0.0)
         return Reading(
-            time.monotonic(),
-            time.time(),
+            read_clocks(),
             machine_s,
             getattr(busy, "steal", 0.0),
             tree.cpu_s() if tree else None,
@@ -188,7 +182,7 @@ class Meter:
 
 def usage_between(before: Reading, after: Reading, gpu: Iterable[GpuReading]) -> Usage:
     """What was used between two readings."""
-    seconds = after.moment - before.moment
+    seconds = after.clocks.monotonic - before.clocks.monotonic
     if seconds <= 0:
         return Usage()
     roles = None
@@ -196,7 +190,6 @@ def usage_between(before: Reading, after: Reading, gpu: Iterable[GpuReading]) ->
         roles = {role: after.role_s[role] - used for role, used in before.role_s.items()}
     return Usage(
         seconds=seconds,
-        suspended_s=max(0.0, after.wall_s - before.wall_s - seconds),
         machine_percent=100 * (after.machine_s - before.machine_s) / seconds,
         stolen_percent=100 * (after.stolen_s - before.stolen_s) / seconds,
         role_cpu_s=roles,

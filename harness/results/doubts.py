@@ -10,7 +10,6 @@ from harness.results.rows import Client
 CLIENT_BOUND = 0.5
 LEAST_CONCURRENCY = 0.95
 STOLEN_PERCENT = 5
-SUSPENDED_S = 0.1
 LATE_S, LATE_SHARE = 0.005, 0.01  # perf_analyzer's rule: then it is no longer the load asked for
 
 
@@ -34,7 +33,6 @@ def doubts(
         *(() if failed else low_concurrency(offered, achieved)),
         *late_sends(loads),
         *stolen_cpu(stolen),
-        *suspended(known(window.usage.suspended_s for window in windows)),
     ]
 
 
@@ -79,12 +77,3 @@ def late_sends(loads: list[LoadResult]) -> Iterator[str]:
 def stolen_cpu(percent: float | None) -> Iterator[str]:
     if percent is not None and percent > STOLEN_PERCENT:
         yield f"the hypervisor gave {percent:.0f} % of a core to others: expect noise"
-
-
-def suspended(seconds: list[float]) -> Iterator[str]:
-    spoilt = [each for each in seconds if each > SUSPENDED_S]
-    if spoilt:
-        yield (
-            f"the machine was suspended, or its clock set, for {sum(spoilt):.1f} s in "
-            f"{len(spoilt)} of its windows: measure again"
-        )
