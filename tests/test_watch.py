@@ -119,7 +119,7 @@ def test_a_server_that_has_lost_a_process_under_load_ends_and_names_it(log, kind
     with launched(log) as server, inside(server) as request:
         victim = server.child(kind)
         victim.kill()
-        sentence = rf"(the )?{kind}( 0)? \(pid {victim.pid}\) was killed by signal 9 \(SIGKILL\)"
+        sentence = rf"(the )?{kind}( 0)? \(pid {victim.pid}\) was killed by signal 9 \(Killed\)"
         assert re.fullmatch(rf"loading\n{sentence}; the server ends\n", server.last_words())
         assert got_an_error(request)
 
@@ -141,7 +141,7 @@ def test_a_process_that_is_killed_while_the_model_loads_ends_the_server(log, kin
         victim = server.child(kind)
         victim.kill()
         sentence = server.last_words()
-        assert f"(pid {victim.pid}) was killed by signal 9 (SIGKILL); the server ends\n" in sentence
+        assert f"(pid {victim.pid}) was killed by signal 9 (Killed); the server ends\n" in sentence
         assert kind in sentence
 
 
