@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -104,6 +105,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(
     assert "no model for cpu" in stillborn.error
     assert stillborn.rows == []
     assert "about to die" in dying.error
+    assert re.search(r"worker 0 \(pid \d+\) ended with exit code 9; the server ends", dying.error)
     assert "no model for cpu" in log
     assert read_results(tmp_path / "benchmark_results.json") == results
 

@@ -119,7 +119,7 @@ def test_a_server_that_has_lost_a_process_under_load_ends_and_names_it(log, kind
     with launched(log) as server, inside(server) as request:
         victim = server.child(kind)
         victim.kill()
-        sentence = rf"(the )?{kind}( 0)? \(pid {victim.pid}\) was killed by signal 9 \(SIGKILL\)"
+        sentence = rf"(the )?{kind}( 0)? \(pid {victim.pid}\) was killed by signal 9 \(Killed\)"
         assert re.fullmatch(rf"loading\n{sentence}; the server ends\n", server.last_words())
         assert got_an_error(request)
 
@@ -141,7 +141,7 @@ def test_a_process_that_is_killed_while_the_model_loads_ends_the_server(log, kin
         victim = server.child(kind)
         victim.kill()
         sentence = server.last_words()
-        assert f"(pid {victim.pid}) was killed by signal 9 (SIGKILL); the server ends\n" in sentence
+        assert f"(pid {victim.pid}) was killed by signal 9 (Killed); the server ends\n" in sentence
         assert kind in sentence
 
 
@@ -160,16 +160,31 @@ def test_a_hanging_event_loop_is_lost(log):
         assert got_an_error(request)
 
 
-def test_a_frozen_server_goes_on_when_it_is_thawed(log):
+@pytest.mark.parametrize(
+    "windows",
+    [
+        pytest.param([(5, 1)], id="once"),
+        pytest.param([*[(2.5, 0.1)] * 4, (5, 0.5), (5, 5)], id="often", marks=pytest.mark.slow),
+    ],
+)
+def test_a_frozen_server_goes_on_when_it_is_thawed(log, windows):
     """Longer than any process may stand still alone; and again and again, as in a benchmark."""
     with launched(log) as server:
-        for frozen_s, thawed_s in [(5, 0.5), (2.5, 0.1), (2.5, 0.1), (2.5, 0.1), (5, 4)]:
+        for frozen_s, thawed_s in windows:
             os.killpg(server.process.pid, signal.SIGSTOP)
             time.sleep(frozen_s)
             os.killpg(server.process.pid, signal.SIGCONT)
             time.sleep(thawed_s)
         assert server.post({"n": 3}).json() == {"n": 3}
         assert server.process.poll() is None
+
+
+def test_one_of_several_http_processes_that_is_lost_is_named(log):
+    flags = "--workers-per-device", "2", "--api-servers", "2"
+    with launched(log, *flags, module="harness.serving.no_op_server") as server:
+        victim = psutil.Process(server.process.pid).children()[-1]
+        victim.kill()
+        assert f"HTTP process 1 (pid {victim.pid}) was killed by" in server.last_words()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])

@@ -147,7 +147,7 @@ class Watch(threading.Thread):
         number = workers.index(process) if process in workers else None
         if number is None or not self.has_loaded(number):
             self.end(f"{sentence}; the server ends")
-        print(f"{sentence}; it is started again", file=sys.stderr, flush=True)
+        say(f"{sentence}; it is started again")
         process.kill()  # it may be only stopped
         self.restart(number)
 
@@ -167,18 +167,27 @@ class Watch(threading.Thread):
         died = time.monotonic()
         while min(self.hearts.beats) < died and time.monotonic() < died + HEARD_S:
             time.sleep(BEAT_S / 10)  # else requests that the new one takes would be answered, too
-        self.server.inference_workers[number] = self.server.launch_single_inference_worker(
-            api, worker
-        )
+        if not self.over.is_set():
+            launch = self.server.launch_single_inference_worker
+            self.server.inference_workers[number] = launch(api, worker)
 
     def end(self, sentence: str) -> None:
         """End the whole tree: nobody is left who could wait for one that is gone."""
-        logging.disable()  # LitServe would report every process that ends now
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+        try:
+            logging.disable()  # LitServe would report every process that ends now
+            say(sentence)  # before the port closes, for whoever then asks why
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
+        finally:
+            os._exit(1)
+
+
+def say(sentence: str) -> None:
+    """Print to stderr, if somebody still has it open."""
+    with contextlib.suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
-        shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
-        os._exit(1)
 
 
 def exit_code(process: BaseProcess) -> int:
@@ -192,7 +201,7 @@ def how_it_ended(code: int) -> str:
     """As the end of a sentence."""
     if code >= 0:
         return f"ended with exit code {code}"
-    return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
 
 def is_stopped(process: BaseProcess) -> bool:
