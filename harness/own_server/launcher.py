@@ -9,6 +9,7 @@ must decide: host and port, the number of HTTP processes, and what --set changes
 import argparse
 import ast
 import importlib.util
+import math
 import multiprocessing
 import os
 import runpy
@@ -31,6 +32,7 @@ from harness.own_server.settings import (
 )
 from harness.process.module_command import ROOT
 from harness.serving.serve import add_shared_flags, prepare_to_serve, run_to_its_end
+from harness.serving.watch import Watch
 
 REFUSED, FAILED = 2, 1
 GUARDS = {"__name__", "current_process", "parent_process"}  # what an `if` asks that spares workers
@@ -104,8 +106,13 @@ class Launch:
         self.options.api_servers = given.pop("num_api_servers", self.options.api_servers)
         self.settings.in_effect.setdefault("num_api_servers", self.options.api_servers)
         adopt(server, self.variant, self.options, self.settings)
+        watch = Watch(server, self.options.api_servers, response_timeout_s=math.inf)
+        run_to_its_end(self.run_named, server, watch, self.options, **given)
+
+    def run_named(self, server: litserve.LitServer, **settings: Any) -> None:
+        """LitServe's own `run`; a model that cannot be set up ends it with the script's name."""
         try:
-            run_to_its_end(lambda **settings: self.run(server, **settings), self.options, **given)
+            self.run(server, **settings)
         except RuntimeError as error:
             if "workers failed to start" not in str(error):
                 raise

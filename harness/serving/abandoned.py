@@ -4,6 +4,7 @@ import multiprocessing
 from ctypes import c_longlong
 from typing import Any
 
+CLIENT_LEFT = 499  # nginx's status for an answer that nobody will read
 SLOTS = 4096  # more than are inside a server at once
 UNUSED = 1 << 60  # set in every number, so that no request has that of an empty slot
 

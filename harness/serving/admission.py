@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness.process.groups import die_with_parent
-from harness.serving.abandoned import Abandoned
+from harness.serving.abandoned import CLIENT_LEFT, Abandoned
 from harness.serving.bounds import Bounds
 from harness.serving.connections import LEAVE
 from harness.serving.counters import Counters, HttpCounter
@@ -21,6 +21,8 @@ START_HEADER = b"x-request-start"  # "t=" and when the client sent the request, 
 PLAIN = b"identity"  # the Content-Encoding that leaves a body as it is
 REFUSALS_PER_S, LONGEST_REFUSAL_S = 500, 2.0
 OLDEST_S = 3600  # a start longer ago, or in the future, is that of another machine's clock
+
+NOT_SERVED = 504, CLIENT_LEFT  # the answers in place of a worker's own
 
 request_times: ContextVar["RequestTimes | None"] = ContextVar("request_times", default=None)
 
@@ -64,6 +66,7 @@ class RequestTimes:
     def enter_queue(self) -> None:
         """Call it when the request is put into LitServe's queue."""
         self.queued = self.clock()
+        self.answered = True
 
     def add_to(self, counter: HttpCounter) -> None:
         """Add the request, now at its end, to the totals, if it was answered."""
@@ -89,19 +92,12 @@ def head_as_get(scope: Scope) -> Scope:
 
 
 class QueueClock(litserve.Callback):
-    """Notes when LitServe puts a request into its queue, for it calls callbacks in the line before,
-    and when it has a worker's answer that is no error.
-    """
+    """Notes when LitServe puts a request into its queue: it calls callbacks in the line before."""
 
     def on_request(self, *_: Any, **__: Any) -> None:
         times = request_times.get()
         if times is not None:
             times.enter_queue()
-
-    def on_response(self, *_: Any, **__: Any) -> None:
-        times = request_times.get()
-        if times is not None:
-            times.answered = True
 
 
 class ResponseBuffer(dict):
@@ -228,8 +224,14 @@ class AdmissionControl:
         times = RequestTimes(since_start_s, self.clock, self.counters.abandoned)
         scope[LEAVE] = times.leave
         request_times.set(times)
+
+        async def noting(message: Message) -> None:
+            if message.get("status") in NOT_SERVED:
+                times.answered = False
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, noting)
         finally:
             self.concurrency -= 1
             times.add_to(self.counter)

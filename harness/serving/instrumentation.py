@@ -19,13 +19,13 @@ from litserve.loops import LitLoop
 from litserve.utils import LitAPIStatus, LoopResponseType, PickleableHTTPException
 
 from harness.process.groups import die_with_parent
+from harness.serving.abandoned import CLIENT_LEFT
 from harness.serving.counters import Counters, WorkerCounter
 from harness.serving.served_api import served
 
 logger = logging.getLogger("litserve.instrumentation")
 
 SOONER_S = 0.02  # than LitServe, which looks at the clock once more when a request is noted
-CLIENT_LEFT = 499  # nginx's status for an answer that nobody will read
 
 
 class ArrivalQueue:

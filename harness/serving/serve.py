@@ -67,18 +67,10 @@ def serve(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     server = litserver(api, options, workers_per_device, max_concurrency, max_wait_s)
     watch = Watch(server, options.api_servers, options.response_timeout)
-    watch.start()
-    connections = Connections(served(api).refusal)
-    try:
-        with forked_workers(preloaded):
-            run_to_its_end(
-                server.run, options, log_level="warning", access_log=False, http=connections
-            )
-    except (EOFError, ConnectionError, RuntimeError):  # no queue manager; a worker without a model
-        watch.last_word()
-        raise
-    finally:
-        watch.over.set()
+    settings = {"log_level": "warning", "access_log": False}
+    settings["http"] = Connections(served(api).refusal)
+    with forked_workers(preloaded):
+        run_to_its_end(litserve.LitServer.run, server, watch, options, **settings)
 
 
 def prepare_to_serve(options: argparse.Namespace) -> None:
@@ -91,9 +83,15 @@ def prepare_to_serve(options: argparse.Namespace) -> None:
     bear_the_shells_limits()
 
 
-def run_to_its_end(run: Callable[..., None], options: argparse.Namespace, **settings: Any) -> None:
-    """Call a LitServer's `run`, at the options' address, until SIGINT or SIGTERM; no process is
-    left. `settings` are what else it is called with.
+def run_to_its_end(
+    run: Callable[..., None],
+    server: litserve.LitServer,
+    watch: Watch,
+    options: argparse.Namespace,
+    **settings: Any,
+) -> None:
+    """Call `run`, LitServer's, at the options' address, until SIGINT or SIGTERM, or until a process
+    is lost; none is left. `settings` are what else it is called with.
     """
     settings |= {
         "host": options.host,
@@ -101,10 +99,15 @@ def run_to_its_end(run: Callable[..., None], options: argparse.Namespace, **sett
         "num_api_servers": options.api_servers,
         "generate_client_file": False,
     }
+    watch.start()
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            run(**settings)
+            run(server, **settings)
+    except (EOFError, ConnectionError, RuntimeError):  # no queue manager; a worker without a model
+        watch.last_word()
+        raise
     finally:
+        watch.over.set()
         for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
 
