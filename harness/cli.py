@@ -38,14 +38,22 @@ JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
 EPOCHS, QUICK = 3, {"epochs": 1}
 
 
-def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
-    """Run a suite, print and draw what was measured; returns the exit code."""
+def benchmark(
+    suite: Callable[[], Suite],
+    options: argparse.Namespace,
+    find: Callable[[str], Any] = attached_server,
+) -> int:
+    """Run a suite, print and draw what was measured; returns the exit code.
+
+    Args:
+        find: raises ServerFailedError if no server that can be measured is at the URL of --url.
+    """
     console = make_console()
     try:
         allow_connections(0 if options.rate else max(options.concurrency))
         check_writable(options.output_dir)
         if options.url:
-            attached_server(options.url)  # nobody there? say so before anything slow is loaded
+            find(options.url)  # nobody there? say so before anything slow is loaded
         others = contextlib.nullcontext() if options.force else alone_on_this_machine()
         with (
             others,

@@ -85,12 +85,24 @@ class ProcessTree:
 
     def memory_bytes(self) -> int:
         """Memory of all, pages they share divided among the sharers."""
-        used = 0
-        for process in self.processes:
-            with contextlib.suppress(psutil.Error):
-                memory = process.memory_full_info()
-                used += getattr(memory, "pss", 0) or memory.uss
-        return used
+        return sum(map(process_memory_bytes, self.processes))
+
+    def worker_memory_bytes(self) -> int | None:
+        """Memory of a worker process, mean over them; None if none is known."""
+        used = [
+            process_memory_bytes(process)
+            for process in self.processes
+            if self.roles.get(process.pid) == WORKERS
+        ]
+        return round(sum(used) / len(used)) if used else None
+
+
+def process_memory_bytes(process: psutil.Process) -> int:
+    """Memory of a process, pages it shares divided among the sharers; 0 if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        memory = process.memory_full_info()
+        return getattr(memory, "pss", 0) or memory.uss
+    return 0
 
 
 def process_cpu_s(process: psutil.Process) -> float:

@@ -121,6 +121,7 @@ class Record:
         setup_metrics: what the first worker of each launch measured while it set itself up.
         in_process: (epoch, block, requests/s) of the same work without a server.
         memory_bytes: the most that its processes held, shared pages divided among the sharers.
+        worker_memory_bytes: likewise of a worker process, mean over them; None if none is known.
         server: what /info said.
         error: why it could not be measured to the end.
     """
@@ -131,6 +132,7 @@ class Record:
     setup_metrics: list[dict[str, float]] = field(default_factory=list)
     in_process: list[tuple[int, int, float]] = field(default_factory=list)
     memory_bytes: int | None = None
+    worker_memory_bytes: int | None = None
     server: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 

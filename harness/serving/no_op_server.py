@@ -29,9 +29,10 @@ class NoOpAPI(litserve.LitAPI, ServedAPI):
         add("--batch-timeout", type=float, default=0.0, help="seconds (default: %(default)s)")
         add("--workers-per-device", type=int, default=1, help="(default: %(default)s)")
         add("--answer", type=json.loads, default={}, metavar="JSON", help="(default: {})")
+        add("--answer-bytes", type=int, default=0, help="of a string to answer instead")
 
     def configure(self, options: argparse.Namespace) -> dict[str, Any]:
-        self.answer = options.answer
+        self.answer = "x" * options.answer_bytes or options.answer
         return {}
 
     def decode_request(self, request: dict) -> None:
