@@ -199,6 +199,7 @@ def benchmark_parser(
     minutes: float,
     quick: dict[str, Any],
     precise_minutes: float,
+    choose_variants: bool = True,
 ) -> argparse.ArgumentParser:
     """The options that both benchmark scripts share: what to measure, how long, where to write.
 
@@ -206,19 +207,21 @@ def benchmark_parser(
         concurrency, minutes: the folder's defaults.
         quick: what --quick changes of them.
         precise_minutes: the cap on --precision, if --minutes sets none.
+        choose_variants: whether the suite's variants, which a revision has as well, can be chosen.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.presets = {"quick": QUICK | quick, "precision": {"minutes": precise_minutes}}
-    what_options(parser, [variant.name for variant in suite.variants], concurrency)
+    parser.set_defaults(against=None)
+    if choose_variants:
+        variant_options(parser, [variant.name for variant in suite.variants])
+    what_options(parser, concurrency)
     how_long_options(parser, minutes, precise_minutes)
     where_options(parser, output_dir)
     return parser
 
 
-def what_options(
-    parser: argparse.ArgumentParser, variants: list[str], concurrency: list[int]
-) -> None:
-    """Which servers to measure, under which load."""
+def variant_options(parser: argparse.ArgumentParser, variants: list[str]) -> None:
+    """Which servers to measure, and beside which others."""
     add = adder(parser)
     add(
         "--variants",
@@ -227,6 +230,24 @@ def what_options(
         default=variants,
         metavar="A,B",
     )
+    add(
+        "--against",
+        "measure the servers of another git revision beside these; the exit code says whether any "
+        "is slower now (1), not (0), or not known well enough (3)",
+        metavar="REF",
+    )
+    add(
+        "--threshold",
+        f"what a variant may lose against REF {SHOWN}",
+        type=positive,
+        default=THRESHOLD_PERCENT,
+        metavar="PERCENT",
+    )
+
+
+def what_options(parser: argparse.ArgumentParser, concurrency: list[int]) -> None:
+    """Under which load to measure; what runs already."""
+    add = adder(parser)
     add(
         "--concurrency",
         f"requests kept waiting for their answers (default: {','.join(map(str, concurrency))})",
@@ -251,19 +272,6 @@ def what_options(
         "--url",
         "measure the server that runs there already; it is neither launched nor stopped",
         type=plain_http_url,
-    )
-    add(
-        "--against",
-        "measure the servers of another git revision beside these; the exit code says whether any "
-        "is slower now (1), not (0), or not known well enough (3)",
-        metavar="REF",
-    )
-    add(
-        "--threshold",
-        f"what a variant may lose against REF {SHOWN}",
-        type=positive,
-        default=THRESHOLD_PERCENT,
-        metavar="PERCENT",
     )
 
 

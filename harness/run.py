@@ -326,9 +326,7 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
     """What the options ask for, with the suite's requests."""
     attached = suite.attached(options.url) if options.url else None
     rates = [OfferedLoad(None, rate) for rate in options.rate or []]
-    common = "--api-servers", str(options.api_servers)
-    if options.accelerator:
-        common += "--accelerator", options.accelerator
+    common = shared_flags(options)
     answers = () if suite.carries_output else answer_flags(suite.sample_answer)
     named = attached and attached.info.get("variant", "server")
     specs = servers(suite, options, common, named, revision)
@@ -392,6 +390,12 @@ def servers(
             if revision.has(script(suite, name))
         ]
     return specs
+
+
+def shared_flags(options: argparse.Namespace) -> tuple[str, ...]:
+    """What every server is started with, the no-op servers included."""
+    where = ("--accelerator", options.accelerator) if options.accelerator else ()
+    return (*where, "--api-servers", str(options.api_servers))
 
 
 def spec_of(suite: Suite, name: str, variant: str, common: tuple[str, ...]) -> ServerSpec:

@@ -1,0 +1,1 @@
+"""A server that is not ours: its launcher, requests, checks, settings to vary, advice."""
