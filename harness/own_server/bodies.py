@@ -24,13 +24,13 @@ class Header(NamedTuple):
     value: str
 
 
-def bodies_in(path: Path, content_type: str = JSON) -> list[bytes]:
+def bodies_in(path: Path | str, content_type: str = JSON) -> list[bytes]:
     """The bodies in a file or, a file each, in a folder.
 
     JSON: a .jsonl file holds one per line, any other is one; a folder's .json files are one each.
     Other content types: every file is one, as it is. Raises UnusableBodiesError.
     """
-    is_json = content_type.partition(";")[0].strip().lower().endswith("json")
+    path, is_json = Path(path), content_type.partition(";")[0].strip().lower().endswith("json")
     try:
         made = bodies_of(path, is_json)
     except OSError as error:
