@@ -227,7 +227,9 @@ def asked_there(made: OwnSuite, options: argparse.Namespace) -> OwnSuite:
 def asked_as_written(made: OwnSuite, options: argparse.Namespace) -> OwnSuite:
     """The suite of a script, which is launched once as it is written."""
     module, flags = made.server(AS_WRITTEN)
-    with running_server(module, *shared_flags(options), *flags) as server:
+    # a name without a value is refused if there is none such, and else told by /info
+    names = (part for setting in options.vary for part in ("--set", setting[0].name))
+    with running_server(module, *shared_flags(options), *names, *flags) as server:
         made.path = options.path = options.path or path_of(server.info)
         answers = answers_of(made, server.url, options)
         info = server.info
@@ -239,7 +241,7 @@ def asked_as_written(made: OwnSuite, options: argparse.Namespace) -> OwnSuite:
     made.variants += [Variant(name, AS_WRITTEN) for name in made.changes]
     options.variants = [variant.name for variant in made.variants]
     own = [each for setting in options.vary for each in setting if is_own(each, info)]
-    as_it_is = (f"the script as written has {name_of(tuple(own))}",) if own else ()
+    as_it_is = (f"as written the script has {name_of(tuple(own))} already",) if own else ()
     return with_answers(made, options.script, answers, as_it_is)
 
 

@@ -77,8 +77,8 @@ def name_of(changes: tuple[Change, ...]) -> str:
 
 def is_own(change: Change, info: Mapping[str, Any]) -> bool:
     """Whether the script as written has this value already, as far as its /info tells."""
-    applied = info.get("settings") or {}
-    own = info.get(INFO_NAMES.get(change.name, change.name), applied.get(change.name))
+    in_effect = info.get("settings") or {}
+    own = in_effect.get(change.name, info.get(INFO_NAMES.get(change.name, change.name)))
     if isinstance(own, bool) or not isinstance(own, int | float):
         return own is not None and str(own).lower() == change.value.lower()
     try:
