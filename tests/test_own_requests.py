@@ -21,8 +21,8 @@ from harness.own_server.varied import (
     TooManyVariantsError,
     by_name,
     is_own,
-    varied,
     variants_of,
+    varied,
 )
 from harness.suite import CannotMeasureError
 from tests.scripted import STREAM_HEAD, chunk, scripted_server
@@ -259,7 +259,8 @@ def test_what_is_no_setting_is_refused(text):
 
 
 def test_what_follows_two_dashes_is_the_scripts_own():
-    words = "my.py --body b.jsonl --vary a=1 --vary b=2 --vary a=3,1 -- --quick -- x".split()
+    text = "my.py --body b.jsonl --vary a=1 --vary b=2 --vary a=3,1 -- --quick -- x"
+    words = text.split()
     options = asked(words)
     assert options.arguments == ["--quick", "--", "x"]
     assert not options.quick
