@@ -45,13 +45,15 @@ def breakdown_ms(
 
 
 def spent_ms(workers: list[WorkerWork]) -> dict[str, float]:
-    """Mean milliseconds of a request in the queue and in each stage; empty without requests."""
-    requests = sum(worker.requests for worker in workers)
-    if not requests:
-        return {}
+    """Mean milliseconds of a request in the queue and in each stage; empty without requests.
+
+    Workers of an API that was not asked do not count: their stages may be others.
+    """
+    asked = [worker for worker in workers if worker.requests]
+    requests = sum(worker.requests for worker in asked)
     return {
-        stage: 1000 * sum(worker.spent_s[stage] for worker in workers) / requests
-        for stage in workers[0].spent_s
+        stage: 1000 * sum(worker.spent_s.get(stage, 0.0) for worker in asked) / requests
+        for stage in dict.fromkeys(stage for worker in asked for stage in worker.spent_s)
     }
 
 

@@ -11,7 +11,7 @@ from harness.load.job import LoadResult
 from harness.load.latency import latency_ms, request_counts
 from harness.measure.utilisation import ROLES, Usage
 from harness.measure.window import OfferedLoad, Window, WorkerWork, known, mean
-from harness.results.breakdown import breakdown_ms
+from harness.results.breakdown import QUEUE_WAIT, breakdown_ms
 from harness.results.doubts import doubts
 from harness.results.percentiles import latency_ci95_ms
 from harness.results.rows import Client, Rate, Row
@@ -178,11 +178,12 @@ def worker_busy_percent(windows: list[Window], requests_per_second: float) -> fl
     """Share of the time in which a worker was at work; None if nothing is known.
 
     Seconds of work per request, times requests per second and worker: the totals are read a moment
-    before and after a window, so that its length would be the wrong thing to divide by.
+    before and after a window, so that its length would be the wrong thing to divide by. Workers
+    without a stage that can be clocked do not tell.
     """
     workers = [worker for window in windows for worker in window.workers]
     requests = sum(worker.requests for worker in workers)
-    if not requests:
+    if not requests or not any(worker.spent_s.keys() - {QUEUE_WAIT} for worker in workers):
         return None
     busy_s = sum(worker.busy_s for worker in workers)
     return 100 * busy_s / requests * requests_per_second / (len(workers) / len(windows))

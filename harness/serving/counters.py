@@ -115,6 +115,15 @@ class Counters:
         }
 
 
+def totals_of(counters: Sequence[Counters]) -> dict[str, Any]:
+    """What /stats tells of a server with one set of counters per API: the HTTP processes, which
+    serve all APIs, count in the first; workers stand in the order of their APIs.
+    """
+    snapshots = [each.snapshot() for each in counters]
+    workers = [worker for snapshot in snapshots for worker in snapshot["workers"]]
+    return {"http": snapshots[0]["http"], "workers": workers}
+
+
 class HttpCounter:
     """Adds to the totals of this HTTP process, the one of that number."""
 
@@ -145,18 +154,29 @@ class WorkerCounter:
         """Note what the API has measured in setup."""
         self.totals.setup_metrics[:] = [metrics[name] for name in self.names]
 
+    def request_taken(self, queue_wait_s: float) -> None:
+        """Add a request of which nothing more is known than its seconds in the queue."""
+        self.totals.requests += 1
+        self.totals.queue_wait_s += queue_wait_s
+
     def batch_done(
-        self, size: int, rejected: int, busy_s: Mapping[str, float], queue_wait_s: float
+        self,
+        size: int,
+        rejected: int,
+        busy_s: Mapping[str, float],
+        queue_wait_s: float,
+        spent_s: Mapping[str, float] | None = None,
     ) -> None:
         """Add one batch: its requests, how many were rejected, seconds of each stage in order, and
-        seconds in the queue summed over its requests.
+        seconds in the queue summed over its requests; where requests of several batches are at work
+        side by side, also what they `spent_s` in each stage.
         """
         totals = self.totals
         totals.requests += size
         totals.rejected += rejected
         totals.batches += 1
         totals.queue_wait_s += queue_wait_s
-        for at, seconds in enumerate(busy_s.values()):
+        for at, (stage, seconds) in enumerate(busy_s.items()):
             self.busy_s[at] += seconds
-            self.spent_s[at] += seconds * size
+            self.spent_s[at] += spent_s[stage] if spent_s else seconds * size
         self.batch_sizes[size] += 1

@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from harness.process.cores import usable_cores
 from harness.process.limits import raise_open_files, short_temporary_folder
 from harness.serving.admission import AdmissionControl, QueueClock
+from harness.serving.counters import Counters, totals_of
 from harness.serving.instrumentation import instrumented
 from harness.serving.served_api import served
 
@@ -44,22 +45,35 @@ def serve(
         max_concurrency: requests that may be inside one HTTP process before it answers 503.
     """
     options = argument_parser(api).parse_args()
-    refuse_taken_port(options.host, options.port)
-    stop_on_signals()
-    bear_the_shells_limits()
+    prepare_to_serve(options)
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
     server = litserver(api, options, workers_per_device, max_concurrency)
+    run_to_its_end(server.run, options, log_level="warning", access_log=False)
+
+
+def prepare_to_serve(options: argparse.Namespace) -> None:
+    """Exit with one sentence if the port is taken; end cleanly on signals, within the limits of the
+    shell.
+    """
+    refuse_taken_port(options.host, options.port)
+    stop_on_signals()
+    bear_the_shells_limits()
+
+
+def run_to_its_end(run: Callable[..., None], options: argparse.Namespace, **settings: Any) -> None:
+    """Call a LitServer's `run`, at the options' address, until SIGINT or SIGTERM; no process is
+    left. `settings` are what else it is called with.
+    """
+    settings |= {
+        "host": options.host,
+        "port": options.port,
+        "num_api_servers": options.api_servers,
+        "generate_client_file": False,
+    }
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(
-                host=options.host,
-                port=options.port,
-                num_api_servers=options.api_servers,
-                log_level="warning",
-                generate_client_file=False,
-                access_log=False,
-            )
+            run(**settings)
     except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with
         sys.exit("LitServe has shut itself down: one of its processes died")
     finally:
@@ -95,6 +109,13 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
     """The flags that all server scripts share, and the script's own."""
     doc = sys.modules[type(api).__module__].__doc__ or ""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    add_shared_flags(parser)
+    served(api).add_flags(parser)
+    return parser
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every server that this harness launches."""
     add = parser.add_argument
     add(
         "--host",
@@ -120,8 +141,6 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
         default=uuid.uuid4().hex,
         help="repeated by /info, so that a client knows whom it measures",
     )
-    served(api).add_flags(parser)
-    return parser
 
 
 def refuse_taken_port(host: str, port: int) -> None:
@@ -181,10 +200,15 @@ def litserver(
         middlewares=[(AdmissionControl, admission)],
         callbacks=[QueueClock()],
     )
-    server.uvicorn_graceful_timeout = 3
-    server.app.add_api_route("/stats", lambda: {"run_id": options.run_id} | counters.snapshot())
+    observe(server, options.run_id, [counters])
     explain_refusals(server.app, refusal)
     return server
+
+
+def observe(server: litserve.LitServer, run_id: str, counters: Sequence[Counters]) -> None:
+    """Let a server tell /stats, the totals of all its APIs, and end in time when it is stopped."""
+    server.uvicorn_graceful_timeout = 3
+    server.app.add_api_route("/stats", lambda: {"run_id": run_id} | totals_of(counters))
 
 
 def accelerator(asked: str) -> str:

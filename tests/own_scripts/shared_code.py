@@ -1,0 +1,2 @@
+def describe(value):
+    return f"it is {value}"
