@@ -3,11 +3,6 @@
 locust -f llm_model_benchmarking/locustfile.py --host http://server:8000
 """
 
-import contextlib
+from harness.load.locust_user import user_of_folder
 
-from harness.load.locust_user import user_of
-from llm_model_benchmarking.benchmark import parser
-from llm_model_benchmarking.suite import suite
-
-with contextlib.closing(suite(parser().parse_args([]))) as made:
-    ChatUser = user_of(made.path, made.bodies, made.check, made.headers)
+ChatUser = user_of_folder("llm_model_benchmarking")

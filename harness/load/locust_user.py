@@ -1,9 +1,13 @@
 """Locust's user, for load from many machines: posts the same bodies, checks the answers alike."""
 
+import pickle
 import random
+import subprocess
 from collections.abc import Callable, Mapping
 
 from locust import FastHttpUser, constant, task
+
+from harness.process.module_command import module_command, module_environment
 
 Check = Callable[[bytes, int], tuple[bool, float | None]]
 
@@ -41,3 +45,10 @@ def user_of(
     judged = staticmethod(check) if check else None
     attributes = {"path": path, "bodies": bodies, "check": judged, "headers": sent}
     return type("BodiesUser", (BodiesUser,), attributes | {"abstract": False})
+
+
+def user_of_folder(package: str) -> type[BodiesUser]:
+    """The user class of a benchmark folder: its requests with its default options, its checks."""
+    command = [*module_command("harness.folder_requests"), package]
+    made = subprocess.run(command, env=module_environment(), stdout=subprocess.PIPE, check=True)
+    return user_of(*pickle.loads(made.stdout))
