@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import litserve
-import psutil
 import pytest
 import requests
 
@@ -250,8 +249,10 @@ def test_sigterm_ends_all_its_processes_in_time_and_its_last_lines_run():
     with launched("new.py") as server:
         members = group_members(server.pid)
         os.kill(server.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(members, timeout=20)
-        assert not [process for process in alive if is_alive(process)]
+        deadline = time.monotonic() + 20
+        while any(map(is_alive, members)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(is_alive, members))
         assert "closing" in server.log.read_text()
     script.unlink()
 

@@ -126,6 +126,18 @@ def test_the_workers_part_of_a_row_follows_from_what_they_did():
     assert made.worker_busy_percent == pytest.approx(100 * 0.8 / 40 * 100 / 2)
 
 
+def test_workers_of_another_api_and_stages_that_nobody_clocks_are_left_out():
+    own = worker(10, busy_s=0.5, queue_wait=0.1, predict=0.5)
+    other = worker(0, queue_wait=0.0, decode=0.0, collate=0.0)
+    made = row_of(OfferedLoad(1), [window(workers=[other, own])], rate(100.0), 1, None, {})
+    assert list(made.breakdown_ms) == ["queue_wait", "predict", "unexplained"]
+    assert made.breakdown_ms["predict"] == pytest.approx(50)
+    unclocked = [worker(10, queue_wait=0.1)]
+    made = row_of(OfferedLoad(1), [window(workers=unclocked)], rate(100.0), 1, None, {})
+    assert list(made.breakdown_ms) == ["queue_wait", "unexplained"]
+    assert made.worker_busy_percent is None
+
+
 def test_a_good_row_carries_no_warning():
     assert row(concurrency=1).warnings == []
 

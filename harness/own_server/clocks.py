@@ -18,23 +18,29 @@ from litserve.loops.simple_loops import BatchedLoop, SingleLoop
 from litserve.loops.streaming_loops import BatchedStreamingLoop, StreamingLoop
 
 from harness.serving.counters import WorkerCounter
-from harness.serving.instrumentation import ArrivalQueue
 
 FIRST, NEXT = "first_output", "next_outputs"
 
 
-class TakenRequests(ArrivalQueue):
-    """LitServe's request queue, noting arrivals, but of requests that LitServe drops on taking them
-    because they have waited for too long.
+class TakenRequests:
+    """LitServe's request queue, telling the clocks of every request that is taken from it, but of
+    those that LitServe drops then, because they have waited for too long.
     """
 
+    def __init__(self, queue: Any, clocks: "Clocks") -> None:
+        self.queue, self.clocks = queue, clocks
+
+    def get(self, *arguments: Any, **options: Any) -> tuple:
+        self.clocks.count_batch()
+        return self.noted(self.queue.get(*arguments, **options))
+
     def get_nowait(self) -> tuple:
-        self.api.count_batch()
-        return super().get_nowait()
+        return self.get(block=False)
 
     def noted(self, item: tuple) -> tuple:
-        if item[2] is not None and not self.api.drops(item[2]):  # its stop message has no arrival
-            self.api.arrived(item[2])
+        arrival = item[2]
+        if arrival is not None and not self.clocks.drops(arrival):  # a stop message has none
+            self.clocks.arrived(arrival)
         return item
 
     def __getattr__(self, name: str) -> Any:

@@ -105,7 +105,7 @@ class Launch:
         self.settings.in_effect.setdefault("num_api_servers", self.options.api_servers)
         adopt(server, self.variant, self.options, self.settings)
         try:
-            run_to_its_end(lambda **settings: self.run(server, **settings), self.options, **given)
+            run_to_its_end(self.run, server, self.options, **given)
         except RuntimeError as error:
             if "workers failed to start" not in str(error):
                 raise

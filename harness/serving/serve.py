@@ -49,7 +49,8 @@ def serve(
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers_per_device)))
     server = litserver(api, options, workers_per_device, max_concurrency)
-    run_to_its_end(server.run, options, log_level="warning", access_log=False)
+    run = litserve.LitServer.run
+    run_to_its_end(run, server, options, log_level="warning", access_log=False)
 
 
 def prepare_to_serve(options: argparse.Namespace) -> None:
@@ -61,8 +62,13 @@ def prepare_to_serve(options: argparse.Namespace) -> None:
     bear_the_shells_limits()
 
 
-def run_to_its_end(run: Callable[..., None], options: argparse.Namespace, **settings: Any) -> None:
-    """Call a LitServer's `run`, at the options' address, until SIGINT or SIGTERM; no process is
+def run_to_its_end(
+    run: Callable[..., None],
+    server: litserve.LitServer,
+    options: argparse.Namespace,
+    **settings: Any,
+) -> None:
+    """Call `run`, LitServer's, at the options' address, until SIGINT or SIGTERM; no process is
     left. `settings` are what else it is called with.
     """
     settings |= {
@@ -73,7 +79,7 @@ def run_to_its_end(run: Callable[..., None], options: argparse.Namespace, **sett
     }
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            run(**settings)
+            run(server, **settings)
     except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with
         sys.exit("LitServe has shut itself down: one of its processes died")
     finally:

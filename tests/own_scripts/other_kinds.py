@@ -1,5 +1,6 @@
 # several things in one file, chosen by the first argument
 import sys
+from typing import Annotated
 
 import litserve as ls
 from fastapi import Depends, HTTPException, UploadFile
@@ -38,7 +39,7 @@ class EmbeddingAPI(ls.LitAPI):
 
 
 class SecretAPI(ls.LitAPI):
-    def authorize(self, auth: HTTPAuthorizationCredentials = Depends(HTTPBearer())):
+    def authorize(self, auth: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]):
         if auth.credentials != "open sesame":
             raise HTTPException(status_code=401, detail="Bad token")
 
