@@ -39,13 +39,23 @@ JOB_DEFAULTS = {field.name: field.default for field in fields(Job)}
 EPOCHS, QUICK = 3, {"epochs": 1}
 
 
-def benchmark(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
-    """Run a suite, print and draw what was measured; returns the exit code."""
+def benchmark(
+    suite: Callable[[], Suite],
+    options: argparse.Namespace,
+    find: Callable[[str], Any] = attached_server,
+) -> int:
+    """Run a suite, print and draw what was measured; returns the exit code.
+
+    Args:
+        find: raises ServerFailedError if no server that can be measured is at the URL of --url.
+    """
     with signals_as_interrupt():
-        return interruptible(suite, options)
+        return interruptible(suite, options, find)
 
 
-def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> int:
+def interruptible(
+    suite: Callable[[], Suite], options: argparse.Namespace, find: Callable[[str], Any]
+) -> int:
     """Run a suite; whatever interrupts it, loading included, ends in a sentence."""
     console, begun = make_console(), False
     try:
@@ -55,7 +65,7 @@ def interruptible(suite: Callable[[], Suite], options: argparse.Namespace) -> in
         check_writable(options.output_dir)
         gpu_reader(options.accelerator)  # before the first model is loaded: it chooses the card
         if options.url:
-            attached_server(options.url)  # nobody there? say so before anything slow is loaded
+            find(options.url)  # nobody there? say so before anything slow is loaded
         others = contextlib.nullcontext() if options.force else alone_on_this_machine()
         with (
             others,
@@ -210,6 +220,7 @@ def benchmark_parser(
     minutes: float,
     quick: dict[str, Any],
     precise_minutes: float,
+    choose_variants: bool = True,
 ) -> argparse.ArgumentParser:
     """The options that both benchmark scripts share: what to measure, how long, where to write.
 
@@ -217,19 +228,21 @@ def benchmark_parser(
         concurrency, minutes: the folder's defaults.
         quick: what --quick changes of them.
         precise_minutes: the cap on --precision, if --minutes sets none.
+        choose_variants: whether the suite's variants, which a revision has as well, can be chosen.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.presets = {"quick": QUICK | quick, "precision": {"minutes": precise_minutes}}
-    what_options(parser, [variant.name for variant in suite.variants], concurrency)
+    parser.set_defaults(against=None)
+    if choose_variants:
+        variant_options(parser, [variant.name for variant in suite.variants])
+    what_options(parser, concurrency)
     how_long_options(parser, minutes, precise_minutes)
     where_options(parser, output_dir)
     return parser
 
 
-def what_options(
-    parser: argparse.ArgumentParser, variants: list[str], concurrency: list[int]
-) -> None:
-    """Which servers to measure, under which load."""
+def variant_options(parser: argparse.ArgumentParser, variants: list[str]) -> None:
+    """Which servers to measure, and beside which others."""
     add = adder(parser)
     add(
         "--variants",
@@ -238,6 +251,24 @@ def what_options(
         default=variants,
         metavar="A,B",
     )
+    add(
+        "--against",
+        "measure the servers of another git revision beside these; the exit code says whether any "
+        "is slower now (1), not (0), or not known well enough (3)",
+        metavar="REF",
+    )
+    add(
+        "--threshold",
+        f"what a variant may lose against REF {SHOWN}",
+        type=positive,
+        default=THRESHOLD_PERCENT,
+        metavar="PERCENT",
+    )
+
+
+def what_options(parser: argparse.ArgumentParser, concurrency: list[int]) -> None:
+    """Under which load to measure; what runs already."""
+    add = adder(parser)
     add(
         "--concurrency",
         f"requests kept waiting for their answers (default: {','.join(map(str, concurrency))})",
@@ -262,19 +293,6 @@ def what_options(
         "--url",
         "measure the server that runs there already; it is neither launched nor stopped",
         type=plain_http_url,
-    )
-    add(
-        "--against",
-        "measure the servers of another git revision beside these; the exit code says whether any "
-        "is slower now (1), not (0), or not known well enough (3)",
-        metavar="REF",
-    )
-    add(
-        "--threshold",
-        f"what a variant may lose against REF {SHOWN}",
-        type=positive,
-        default=THRESHOLD_PERCENT,
-        metavar="PERCENT",
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +23,10 @@ from harness.measure.gpu import gpu_reader
 from harness.measure.machine import machine_record
 from harness.measure.no_op import shape_of
 from harness.measure.room import room
-from harness.measure.window import OfferedLoad, Record, Window, mean, total_bytes
+from harness.measure.utilisation import RoleMemory
+from harness.measure.window import OfferedLoad, Record, Window, mean, total_bytes, worker_bytes
 from harness.process.control import key_header
 from harness.process.groups import signals_as_interrupt
-from harness.process.launch import attached_server
 from harness.process.revision import Revision
 from harness.results.file import save
 from harness.results.no_op import no_op_server
@@ -46,6 +47,7 @@ CONTROL = "A/A control"
 ONE_EPOCH = "one epoch: the intervals are wide, and do not contain what launches differ by"
 LEAST_EPOCHS = 3  # before a precision that was asked for can count as reached
 OVERTIME = 1.05  # of --minutes, with a precision that was asked for
+LONGEST_FLAG = 100_000  # bytes; Linux lets no argument have more than 131,072
 WARMUP_S = 0.12  # after a thaw
 WARMUP_ANSWERS = 2  # per connection, likewise
 
@@ -181,8 +183,8 @@ class Run:
         """Everything measured so far."""
         windows = self.windows()
         fits = load_fits(windows, [load.name for load in self.plan.loads])
-        known = {record.variant for record in self.measured.records.values()}
-        names = [name for name in dict.fromkeys([*self.builds_on, *known]) if name in known]
+        measured = {record.variant for record in self.measured.records.values()}
+        names = [name for name in dict.fromkeys([*self.builds_on, *measured]) if name in measured]
         settings = {
             name: value for name, value in vars(self.options).items() if name != "output_dir"
         }
@@ -247,7 +249,7 @@ class Run:
             memory=memory or None,
             own=self.suite.variant(name, self.records_beside(name)),
             rows=[
-                self.row(load, windows, rate, total_bytes(memory) or None)
+                self.row(load, windows, rate, memory)
                 for load in self.plan.loads
                 if (windows := [each for record in records for each in record.at(load.name)])
                 for rate in [fits[load.name].rate(name) if load.name in fits else Rate(0.0)]
@@ -261,7 +263,11 @@ class Run:
         return Capacity(slo_p99_ms, None, None, None) if asked else None
 
     def row(
-        self, load: OfferedLoad, windows: list[Window], rate: Rate, memory_bytes: int | None
+        self,
+        load: OfferedLoad,
+        windows: list[Window],
+        rate: Rate,
+        memory: dict[str, RoleMemory],
     ) -> Row:
         """The row of a variant under one load."""
         row = row_of(
@@ -271,9 +277,10 @@ class Run:
             self.suite.output_per_request,
             self.suite.row(windows),
             self.suite.stage_names,
-            memory_bytes,
+            total_bytes(memory) or None,
             self.options.precision or RESOLUTION_PERCENT,
         )
+        row = replace(row, worker_memory_bytes=worker_bytes(memory))
         if not self.over:
             return row
         own = self.suite.with_intervals(row.own, windows)
@@ -298,7 +305,7 @@ class Run:
 
 def script(suite: Suite, variant: str) -> str:
     """The module that serves a variant."""
-    return f"{suite.package}.server_{variant}"
+    return suite.server(variant)[0]
 
 
 def new_scripts(suite: Suite, variants: list[str], revision: Revision) -> list[str]:
@@ -329,10 +336,10 @@ def builds_on(suite: Suite, revision: Revision | None) -> dict[str, str | None]:
 
 def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None = None) -> Plan:
     """What the options ask for, with the suite's requests."""
-    attached = attached_server(options.url) if options.url else None
+    attached = suite.attached(options.url) if options.url else None
     rates = [OfferedLoad(None, rate) for rate in options.rate or []]
-    common = "--accelerator", options.accelerator, "--api-servers", str(options.api_servers)
-    answers = () if suite.carries_output else ("--answer", suite.sample_answer.decode())
+    common = shared_flags(options)
+    answers = () if suite.carries_output else answer_flags(suite.sample_answer)
     named = attached and attached.info.get("variant", "server")
     specs = servers(suite, options, common, named, revision)
     asked = {spec.variant for spec in specs}
@@ -344,7 +351,7 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
         job=Job(
             url="",
             bodies=suite.bodies,
-            headers=key_header(),
+            headers=key_header() | suite.headers,
             duration_s=suite.window_s,
             warmup_s=WARMUP_S,
             warmup_answers=1 if suite.carries_output else WARMUP_ANSWERS,
@@ -352,6 +359,7 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
             min_requests=suite.min_requests,
             check=suite.check,
             carries_output=suite.carries_output,
+            events_of=suite.events_of,
             seed=options.seed,
         ),
         path=suite.path,
@@ -363,6 +371,7 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
         slo_p99_ms=options.slo_p99_ms,
         capacity_seconds=60 * options.minutes if options.slo_p99_ms else 0.0,
         no_op_flags=common + answers,
+        no_op_bodies=suite.no_op_bodies or suite.bodies,
         prepare=lambda: suite.prepare([name for name, _ in suite.variants if name in asked]),
         in_process=suite.in_process,
     )
@@ -384,18 +393,36 @@ def servers(
     names = {name: name for name in options.variants}
     if baseline in names and (revision or len(names) > 1):
         names[CONTROL] = baseline
-    flags = common + suite.server_flags
-    specs = [
-        ServerSpec(name, variant, script(suite, variant), flags) for name, variant in names.items()
-    ]
+    specs = [spec_of(suite, name, variant, common) for name, variant in names.items()]
     if revision:
         names = {name: at_revision(name, revision.name) for name in options.variants}
         specs += [
-            ServerSpec(other, other, script(suite, name), flags, revision.root)
+            spec_of(suite, other, name, common)._replace(variant=other, root=revision.root)
             for name, other in names.items()
             if revision.has(script(suite, name))
         ]
     return specs
+
+
+def shared_flags(options: argparse.Namespace) -> tuple[str, ...]:
+    """What every server is started with, the no-op servers included."""
+    where = ("--accelerator", options.accelerator) if options.accelerator else ()
+    return (*where, "--api-servers", str(options.api_servers))
+
+
+def spec_of(suite: Suite, name: str, variant: str, common: tuple[str, ...]) -> ServerSpec:
+    """A server of that variant, under that name."""
+    module, flags = suite.server(variant)
+    return ServerSpec(name, variant, module, common + flags)
+
+
+def answer_flags(answer: bytes) -> tuple[str, str]:
+    """What makes the no-op server answer this, or as much where no command line could hold it."""
+    if len(answer) <= LONGEST_FLAG:
+        with contextlib.suppress(ValueError):
+            json.loads(answer)
+            return "--answer", answer.decode()
+    return "--answer-bytes", str(len(answer))
 
 
 @contextlib.contextmanager

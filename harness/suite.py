@@ -3,11 +3,13 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from harness.load.events import EventsOf, events
 from harness.measure.window import Record, Window
+from harness.process.launch import Server, attached_server
 from harness.results.file import read
 from harness.results.schema import Results
 from harness.show.presentation import Presentation
@@ -45,8 +47,9 @@ class Suite(Presentation, ABC):
         bodies: the requests.
         request: what a request is, in words.
         output_per_request: how much of its unit one correct answer holds.
-        check, carries_output, min_requests: see harness.load.job.Job.
+        headers, check, carries_output, events_of, min_requests: see harness.load.job.Job.
         sample_answer: a correct answer, for the echo server that tells the client's ceiling.
+        no_op_bodies: what the no-op server is sent, which takes JSON objects only; None for bodies.
         server_flags: what every server script is started with, besides the shared flags.
         notes: what a reader must know beside every number.
         window_s: how long a window lasts, at least.
@@ -69,11 +72,22 @@ class Suite(Presentation, ABC):
     check: Callable[[bytes, int], tuple[bool, float | None]]
     sample_answer: bytes
     server_flags: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    no_op_bodies: list[bytes] | None = None
     carries_output: Callable[[bytes], bool] | None = None
+    events_of: EventsOf = events
     min_requests: int = 11
     notes: tuple[str, ...] = ()
     window_s: float = 0.6
     epoch_minutes: float = 2.0
+
+    def server(self, variant: str) -> tuple[str, tuple[str, ...]]:
+        """The module that serves a variant, and its flags besides those that all variants get."""
+        return f"{self.package}.server_{variant}", self.server_flags
+
+    def attached(self, url: str) -> Server:
+        """The server of --url; ServerFailedError if it does not answer."""
+        return attached_server(url)
 
     @abstractmethod
     def prepare(self, variants: list[str]) -> None:

@@ -17,7 +17,18 @@ MAY_IMPORT = {  # besides itself; a file that lies in no room may import them al
     "results": {"load", "measure"},
     "judge": {"measure", "results"},
     "show": {"results", "judge"},
-    "suite": {"measure", "results", "show"},
+    "suite": {"process", "load", "measure", "results", "show"},
+    "own_server": {
+        "process",
+        "load",
+        "serving",
+        "measure",
+        "results",
+        "judge",
+        "show",
+        "suite",
+        "run",
+    },
 }
 DOMAIN = re.compile(r"(?<![a-z])(image|digit|prompt|token)s?(?![a-z])", re.IGNORECASE)
 

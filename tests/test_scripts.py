@@ -25,6 +25,7 @@ SCRIPTS = sorted(
     if '__name__ == "__main__"' in path.read_text()
 )
 MODULES = [
+    "harness",
     "harness.load",
     "harness.compare",
     "harness.charts",

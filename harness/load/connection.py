@@ -10,6 +10,8 @@ import httptools
 
 from harness.load.job import CONNECTION_ERROR, HTTP_ERROR, OK
 
+JSON = "application/json"
+
 
 class Answer(NamedTuple):
     """How one request ended.
@@ -172,11 +174,13 @@ class StreamConnection(Connection):
 def wire_format(
     url: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[bytes, bytes]:
-    """One POST request with a JSON body: its head, open for one more header, and the body."""
+    """One POST request: its head, open for one more header, and the body, which is JSON unless the
+    headers say what else.
+    """
     target = urlsplit(url)
     path = (target.path or "/") + (f"?{target.query}" if target.query else "")
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {target.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n"
-    ) + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    needed = {"Host": target.netloc, "Content-Type": JSON, "Content-Length": str(len(body))}
+    given = {name.lower() for name in headers}
+    sent = {name: value for name, value in needed.items() if name.lower() not in given} | headers
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {sent[name]}\r\n" for name in sent)
     return head.encode(), body

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from harness.load.events import EventsOf, events
+
 OUTCOMES = "ok", "wrong_answer", "http_error", "timeout", "connection_error"
 OK, WRONG_ANSWER, HTTP_ERROR, TIMEOUT, CONNECTION_ERROR = OUTCOMES
 LONGEST = 4  # a closed loop that lacks requests measures up to so many times its duration
@@ -15,7 +17,7 @@ class Job:
 
     Attributes:
         url: where to POST.
-        bodies: JSON documents, sent in a shuffled cycle.
+        bodies: sent in a shuffled cycle; JSON documents, unless the headers tell another type.
         headers: of every request, besides what HTTP needs.
         concurrency: connections with one request each at a time; ignored if there is a rate.
         duration_s: the least time to measure.
@@ -29,7 +31,8 @@ class Job:
             and longer still until one has, or has timed out.
         check: body of an answer and index of its request to (is correct, quality from 0 to 1); None
             to trust the status.
-        carries_output: for answers that stream: whether a server-sent event is output.
+        carries_output: for answers that stream: whether an event is output.
+        events_of: for answers that stream: their events; server-sent ones, if not told otherwise.
         seed: of the order of bodies and the arrival times.
     """
 
@@ -45,6 +48,7 @@ class Job:
     min_requests: int = 11
     check: Callable[[bytes, int], tuple[bool, float | None]] | None = None
     carries_output: Callable[[bytes], bool] | None = None
+    events_of: EventsOf = events
     seed: int = 0
 
     @property

@@ -11,7 +11,6 @@ from functools import partial
 
 from harness.load.closed_loop import ClosedLoop
 from harness.load.connection import Answer
-from harness.load.events import events
 from harness.load.job import HTTP_ERROR, OK, WRONG_ANSWER, Job, LoadResult
 from harness.load.loop import LoadLoop
 from harness.load.open_loop import OpenLoop
@@ -100,7 +99,7 @@ def outputs_in_window(loop: LoadLoop, answers: list[Answer]) -> int | None:
 
 def output_moments(job: Job, answer: Answer) -> list[float]:
     """When each output of an answer had arrived."""
-    arrived = events(answer.body, answer.arrivals)
+    arrived = job.events_of(answer.body, answer.arrivals)
     return [moment for moment, event in arrived if job.carries_output(event)]
 
 

@@ -95,6 +95,7 @@ class Plan:
         slo_p99_ms: the SLO under which capacity is searched; None not to search.
         capacity_seconds: for the capacity blocks of all epochs, at most.
         no_op_flags: of the no-op server, besides its shape.
+        no_op_bodies: what it is sent.
         prepare: what the suite measures without a server, once the first servers are up.
         in_process: a variant's requests/s without a server; None if it is not measured.
     """
@@ -111,6 +112,7 @@ class Plan:
     slo_p99_ms: float | None
     capacity_seconds: float
     no_op_flags: tuple[str, ...]
+    no_op_bodies: list[bytes]
     prepare: Callable[[], None]
     in_process: Callable[[str], float | None]
 
@@ -505,7 +507,8 @@ class Campaign:
         for shape, running in no_ops.items():
             record = self.measured.no_ops.setdefault(shape, Record(NO_OP))
             for load in dict.fromkeys([LONE, OfferedLoad(offered.concurrency or 1)]):
-                job = no_op_job(self.job(running.server, load), running.server.url)
+                job = self.job(running.server, load)
+                job = no_op_job(job, running.server.url, self.plan.no_op_bodies)
                 try:
                     window = self.window(running, job, epoch)
                 except ServerFailedError as error:

@@ -41,6 +41,15 @@ def shape_of(info: dict[str, Any]) -> Shape | None:
     return Shape(**{name: info[name] for name in Shape._fields if name in info})
 
 
-def no_op_job(job: Job, url: str) -> Job:
-    """The same requests to a server that does nothing."""
-    return replace(job, url=f"{url}/predict", duration_s=WINDOW_S, check=None, carries_output=None)
+def no_op_job(job: Job, url: str, bodies: list[bytes]) -> Job:
+    """Requests with these bodies, JSON objects, to a server that does nothing."""
+    kept = {name: value for name, value in job.headers.items() if name.title() != "Content-Type"}
+    return replace(
+        job,
+        url=f"{url}/predict",
+        bodies=bodies,
+        headers=kept,
+        duration_s=WINDOW_S,
+        check=None,
+        carries_output=None,
+    )

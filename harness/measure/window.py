@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from harness.load.job import LoadResult
-from harness.measure.utilisation import RoleMemory, Usage
+from harness.measure.utilisation import WORKERS, RoleMemory, Usage
 
 
 class OfferedLoad(NamedTuple):
@@ -155,6 +155,12 @@ def total_bytes(memory: Mapping[str, RoleMemory]) -> int:
     private_bytes = sum(role.private_bytes for role in memory.values())
     parts = [role.proportional_bytes for role in memory.values()]
     return private_bytes if None in parts else sum(parts)
+
+
+def worker_bytes(memory: Mapping[str, RoleMemory]) -> int | None:
+    """What one worker holds, mean over them, likewise; None if none is known."""
+    workers = {role: each for role, each in memory.items() if role == WORKERS}
+    return round(total_bytes(workers) / workers[WORKERS].processes) if workers else None
 
 
 def known(values: Iterable[float | None]) -> list[float]:

@@ -1,1 +1,1 @@
-"""Anybody's LitServe script: launched unmodified, with its settings varied, and measured."""
+"""A server that is not ours: its launcher, requests, checks, settings to vary, advice."""

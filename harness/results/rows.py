@@ -73,6 +73,7 @@ class Row(Generic[OwnRow]):
         cpu_percent: machine, stolen, server, client, and the server's http, queue, workers;
             percent of one core.
         server_memory_bytes: largest proportional set size of the server's process tree.
+        worker_memory_bytes: that of a worker process, mean over them; None if not known.
         gpu_percent, gpu_memory_bytes, gpu_power_w: share of time with any kernel running, memory
             in use, power.
         gpu_energy_j_per_request: joules that the GPU drew, over the requests that ended meanwhile.
@@ -113,6 +114,7 @@ class Row(Generic[OwnRow]):
     breakdown_ms: dict[str, float] | None
     cpu_s_per_1000_requests: dict[str, float | None]
     own: OwnRow
+    worker_memory_bytes: int | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property

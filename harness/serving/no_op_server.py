@@ -30,9 +30,10 @@ class NoOpAPI(litserve.LitAPI, ServedAPI):
         add("--workers-per-device", type=int, default=1, help="(default: %(default)s)")
         add("--loop", default=LITSERVES, help="MODULE:CLASS (default: LitServe's own)")
         add("--answer", type=json.loads, default={}, metavar="JSON", help="(default: {})")
+        add("--answer-bytes", type=int, default=0, help="of a string to answer instead")
 
     def configure(self, options: argparse.Namespace) -> dict[str, Any]:
-        self.answer = options.answer
+        self.answer = "x" * options.answer_bytes or options.answer
         return {}
 
     def decode_request(self, request: dict) -> None:

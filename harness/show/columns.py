@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from harness.judge.verdicts import MARGIN_PERCENT
 from harness.results.rows import Rate, Row
 from harness.results.schema import Capacity, Results
-from harness.show.presentation import Column
+from harness.show.presentation import Column, Presentation
+
+DASH = "–"  # nothing is known
 
 
 def number(value: float | None, form: str) -> str:
     """A number in the given form, or a dash for none."""
-    return "–" if value is None else format(value, form)
+    return DASH if value is None else format(value, form)
 
 
 def share(value: float | None) -> str:
@@ -107,6 +109,16 @@ def latency_column(name: str) -> Column:
     return Column(
         f"{name} ms [95 %]", lambda row: latency_text(name, row.latency_ms, row.latency_ci95_ms)
     )
+
+
+def shown_columns(results: Results, presentation: type[Presentation]) -> list[Column]:
+    """The columns of the table, but for optional ones that say nothing of any row."""
+    rows = [row for variant in results.variants.values() for row in variant.rows]
+    return [
+        column
+        for column in presentation.columns
+        if not column.optional or any(column.cell(row) != DASH for row in rows)
+    ]
 
 
 LOAD = Column("concurrency or offered rate", lambda row: row.load.name)

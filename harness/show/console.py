@@ -12,7 +12,7 @@ from harness.judge.bottlenecks import reasons
 from harness.judge.comparison import REGRESSION, RowPair
 from harness.results.rows import Row
 from harness.results.schema import AT, Results
-from harness.show.columns import MATRIX_LEGEND, capacity_text, matrix, rate_text
+from harness.show.columns import MATRIX_LEGEND, capacity_text, matrix, rate_text, shown_columns
 from harness.show.panels import all_rows
 from harness.show.presentation import Presentation
 
@@ -36,6 +36,8 @@ def print_results(results: Results, presentation: type[Presentation], console: C
         console.print(line, markup=False)
     for line in warnings(results):
         console.print(line, markup=False, style="yellow")
+    for line in presentation.last_words(results):
+        console.print(line, markup=False, style="bold")
 
 
 def print_verdicts(results: Results, console: Console) -> None:
@@ -71,13 +73,14 @@ def rows_table(results: Results, presentation: type[Presentation]) -> Table:
     title = f"{results.suite}: 95 % intervals"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
-    for heading, cell in presentation.columns:
+    columns = shown_columns(results, presentation)
+    for heading, cell, _ in columns:
         width = max(map(len, [*heading.split(), *map(cell, all_rows(results))]))
         heading = heading.replace(" %", "\u00a0%")  # a number stays with its unit
         table.add_column("\n".join(wrap(heading, width)), justify="right")
     for name, variant in results.variants.items():
         for row in variant.rows:
-            table.add_row(name, *(column.cell(row) for column in presentation.columns))
+            table.add_row(name, *(column.cell(row) for column in columns))
         table.add_section()
     return table
 

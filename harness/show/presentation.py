@@ -11,10 +11,13 @@ from harness.results.schema import Results, VariantResult
 
 
 class Column(NamedTuple):
-    """One column of the table: its heading, and what it says of a row."""
+    """One column of the table: its heading, what it says of a row, whether it is left out where it
+    says nothing of any.
+    """
 
     heading: str
     cell: Callable[[Row], str]
+    optional: bool = False
 
 
 class Ceiling(NamedTuple):
@@ -41,6 +44,11 @@ class Presentation(Protocol):
     @staticmethod
     def sentences(_results: Results) -> list[str]:
         """What the folder has to say of its variants besides tables and verdicts."""
+        return []
+
+    @staticmethod
+    def last_words(_results: Results) -> list[str]:
+        """What a reader is to do now, after everything else."""
         return []
 
     @staticmethod

@@ -7,7 +7,7 @@ from harness.judge.bottlenecks import reasons
 from harness.results.schema import Results
 from harness.show.breakdown_charts import REQUEST_PATH, has_breakdown
 from harness.show.charts import CAPACITY_PATH, THROUGHPUT_PATH
-from harness.show.columns import MATRIX_LEGEND, matrix
+from harness.show.columns import MATRIX_LEGEND, matrix, shown_columns
 from harness.show.console import aa_control, capacities, commit
 from harness.show.memory import MEMORY_PATH, has_memory, memory_lines
 from harness.show.panels import all_rows, epochs, failure_text, machine_line
@@ -100,7 +100,7 @@ def rows_table(results: Results, presentation: type[Presentation]) -> Iterator[s
     """The lines of the table of all rows; none without rows."""
     if not all_rows(results):
         return
-    columns = presentation.columns
+    columns = shown_columns(results, presentation)
     yield f"| variant | {' | '.join(column.heading for column in columns)} |"
     yield f"|---|{'--:|' * len(columns)}"
     for name, variant in results.variants.items():
