@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from harness.measure.utilisation import ProcessTree
-from harness.process.launch import free_port, healthy, running_server
+from harness.process.launch import attached_server, free_port, healthy, running_server
 from harness.serving.serve import api_class
 from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.digits import image_file, sample_files
@@ -282,6 +282,9 @@ def test_workers_of_the_low_memory_server_hold_a_third_less_than_what_it_builds_
             with ThreadPoolExecutor(32) as pool:
                 list(pool.map(lambda index: predicted(server, index % len(FILES)), range(200)))
             workers = ProcessTree(server.pid, server.stats()).memory()["workers"]
+            assert (
+                attached_server(server.url).pid == server.pid
+            )  # also where they are grandchildren
         assert workers.processes == 4
         return workers.private_bytes
 
