@@ -34,6 +34,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.v2 import RandomAffine
 
 from harness.measure.machine import machine_record
+from harness.process.cores import usable_cores
 from mnist_model_benchmarking.digits import SAMPLE_SEED, SAMPLES, drawn_digits
 from mnist_model_benchmarking.images import MEAN, STD, pixels
 from mnist_model_benchmarking.model import CHECKPOINT, SIDE, DigitClassifier
@@ -130,10 +131,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Train once in every precision, each in a process of its own, and write what differs."""
+    """Train in every precision side by side, a process and a share of the cores each, so that what
+    else runs here slows all alike; write what differs.
+    """
     machine = machine_record([])
     context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as fresh:
+    with ProcessPoolExecutor(len(PRECISIONS), mp_context=context) as fresh:
         asked = [argparse.Namespace(**vars(arguments) | {"precision": p}) for p in PRECISIONS]
         records = list(fresh.map(record_of, asked))
     shown = (
@@ -146,8 +149,8 @@ def compare(arguments: argparse.Namespace) -> None:
     )
     sets = ", ".join(name for name in machine["instruction_sets"] or [] if "bf16" in name)
     trained_on = (
-        f"Trained on {machine['cpu']}, {machine['usable_cores']} cores ({sets or 'no bf16'}); "
-        f"torch {version('torch')}, lightning {version('lightning')}; "
+        f"Trained side by side on {machine['cpu']}, {machine['usable_cores']} cores "
+        f"({sets or 'no bf16'}); torch {version('torch')}, lightning {version('lightning')}; "
         f"{records[0]['epochs']} epochs, batches of {BATCH}, seed {records[0]['seed']}"
     )
     rows = [{name: record[name] for name in shown} for record in records]
@@ -155,7 +158,8 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def record_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The record of one training, without its model."""
+    """The record of one of the trainings that run side by side, without its model."""
+    torch.set_num_threads(max(1, usable_cores() // len(PRECISIONS)))
     return trained(arguments)[1]
 
 

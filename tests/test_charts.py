@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.judge.judgement import judged
+from harness.measure.utilisation import RoleMemory
 from harness.results.schema import Results
 from harness.show import charts
 from harness.show.breakdown_charts import breakdown_figures
+from harness.show.memory import memory_figure
 from harness.show.panels import GIB, styles
 from llm_model_benchmarking import charts as llm_charts
 from llm_model_benchmarking.rows import TokenRow, TokenVariant
@@ -67,6 +69,24 @@ def test_every_picture_of_a_good_run_is_drawn(tmp_path):
         "utilisation/benchmark_results_quick.png",
     }
     assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
+
+
+def test_memory_is_drawn_by_role_beside_the_speed(tmp_path):
+    workers = RoleMemory(2, 60_000_000, 200_000_000, 100_000_000, 700_000_000)
+    run = two_variants()
+    known = replace(run.variants["steady"], memory={"workers": workers})
+    run = replace(run, variants=run.variants | {"steady": known})
+    assert tmp_path / "utilisation/memory.png" in charts.draw(run, SUITE, tmp_path)
+    page = words(memory_figure(run))
+    for text in (
+        "server: workers",
+        "shared by several",
+        "100",
+        "GPU memory",
+        "700",
+        "best numbers/s",
+    ):
+        assert text in page
 
 
 def test_a_page_names_machine_requests_epochs_and_notes():

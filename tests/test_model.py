@@ -4,11 +4,14 @@ import io
 import json
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from mnist_model_benchmarking.digits import sample_files
 from mnist_model_benchmarking.model import CHECKPOINT, load_model
 from mnist_model_benchmarking.reference import answers
+from mnist_model_benchmarking.train import PRECISIONS, SavedTensors
 
 
 def test_the_bundled_digits_are_many_deterministic_and_of_both_kinds():
@@ -32,6 +35,26 @@ def test_the_record_beside_the_checkpoint_says_what_it_was_trained_on():
     record = json.loads(CHECKPOINT.with_name("training.json").read_text())
     assert record["training_images"]["mnist"] == 60_000
     assert record["mnist_test_accuracy"] >= 0.98
+
+
+def test_the_record_of_precisions_has_one_line_each_and_both_learn():
+    records = json.loads(CHECKPOINT.with_name("precisions.json").read_text())
+    full, mixed = records["rows"]
+    assert (full["precision"], mixed["precision"]) == PRECISIONS
+    assert full["mnist_test_accuracy"] > 0.95
+    assert mixed["mnist_test_accuracy"] == pytest.approx(full["mnist_test_accuracy"], abs=0.01)
+    assert mixed["kept_bytes"] < full["kept_bytes"]
+
+
+def test_kept_bytes_are_those_of_the_inputs_that_the_backward_pass_needs():
+    layers, saved = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), SavedTensors()
+    images = torch.ones(5, 3)
+    with saved.counted(layers.parameters(), if_=True):
+        layers(images).sum()
+    assert saved.bytes == 4 * (5 * 3 + 5 * 4)
+    with saved.counted(layers.parameters(), if_=False):
+        layers(torch.ones(50, 3)).sum()
+    assert saved.bytes == 4 * (5 * 3 + 5 * 4)
 
 
 def test_the_network_is_784_512_512_10():

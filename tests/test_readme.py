@@ -2,15 +2,19 @@
 there and on the console.
 """
 
+import json
 import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from harness.judge.comparison import compared_rows
+from harness.measure.utilisation import RoleMemory
 from harness.readme import filled
+from harness.results.file import UnusableResultsError
 from harness.results.schema import Best, Comparison, Results, Verdict, WindowRecord
 from harness.show.columns import MATRIX_LEGEND, matrix, rate_text
 from harness.show.console import (
@@ -22,6 +26,7 @@ from harness.show.console import (
     print_verdicts,
     verdict_lines,
 )
+from harness.show.memory import memory_lines
 from harness.show.readme_tables import tables
 from tests.builders import (
     BREAKDOWN,
@@ -275,3 +280,33 @@ def test_the_comparison_of_two_files_shows_both_rates_and_a_dash_for_a_variant_t
     assert columns[4][0].startswith("fails now: it ended with 1")
     assert columns[4][2] == "was not measured now"
     assert [row.style for row in table.rows] == ["red", None, "red"]
+
+
+def test_records_become_a_table_under_their_note(tmp_path):
+    rows = [{"kind": "a", "kept_bytes": 1234567}, {"kind": "b", "kept_bytes": 8}]
+    (tmp_path / "records.json").write_text(json.dumps({"note": "Made here", "rows": rows}))
+    text = filled("<!-- records records.json -->\nold\n<!-- end of records -->\n", tmp_path)
+    assert text.splitlines()[1:-1] == [
+        *("", "Made here.", "", "| kind | kept bytes |", "|--:|--:|"),
+        *("| a | 1,234,567 |", "| b | 8 |", ""),
+    ]
+    with pytest.raises(UnusableResultsError, match="holds no records"):
+        filled("<!-- records other.json -->\n<!-- end of records -->", tmp_path)
+
+
+def test_memory_is_a_table_where_it_was_measured_and_nothing_elsewhere():
+    workers = RoleMemory(2, 60_000_000, 200_000_000, 100_000_000, None)
+    http = RoleMemory(1, 10_000_000, 50_000_000, 30_000_000, None)
+    known = variant(memory={"http": http, "workers": workers})
+    assert list(memory_lines(results())) == []
+    lines = list(memory_lines(results({"steady": known, "other": variant()})))
+    assert len(lines) == 3
+    assert lines[2].startswith("| steady | 2 | 60 | 30 | 130 | – | ")
+    assert lines[2] in tables(results({"steady": known}), SUITE, CHARTS)
+
+
+def test_where_the_kernel_tells_no_shares_the_private_memory_is_the_whole():
+    memory = {"workers": RoleMemory(2, 60_000_000, 200_000_000, None, 5_000_000)}
+    assert (
+        "| 2 | 60 | 30 | 60 | 5 |" in list(memory_lines(results({"a": variant(memory=memory)})))[2]
+    )

@@ -139,6 +139,10 @@ def test_the_breakdown_explains_the_latency_and_cpu_has_roles(whole_run):
         assert row.cpu_s_per_1000_requests["workers"] > 0
         assert row.mean_batch_size == 1
         assert row.server_memory_bytes > 1e7
+    assert row.server_memory_bytes == sum(
+        role.proportional_bytes for role in steady.memory.values()
+    )
+    assert steady.memory["workers"].private_bytes > 1e6
     assert steady.no_op_server.requests_per_second > 0
     assert 0 < steady.no_op_server.ingress_ms < 50
     assert steady.in_process_per_second == 1000

@@ -23,7 +23,8 @@ import requests
 import torch
 from PIL import Image
 
-from harness.process.launch import free_port, healthy, running_server
+from harness.measure.utilisation import ProcessTree
+from harness.process.launch import attached_server, free_port, healthy, running_server
 from harness.serving.serve import api_class
 from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.digits import image_file, sample_files
@@ -132,7 +133,8 @@ def test_concurrent_requests_get_the_models_own_answers_in_batches(server):
     if server.info["max_batch_size"] == 1:
         assert batches == len(FILES)
     else:
-        assert sum(served) / batches > (4 if server.info["workers_per_device"] == 1 else 1.1)
+        waits_for_company = server.info["workers_per_device"] == 1 and server.info["loop"] == "auto"
+        assert sum(served) / batches > (4 if waits_for_company else 1.1)
 
 
 def test_the_workers_are_as_many_processes_as_asked_for_and_all_of_them_serve(server):
@@ -255,13 +257,57 @@ def test_the_decode_pool_decodes_in_several_threads(monkeypatch):
     assert [int(output.argmax()) for output in outputs] == EXPECTED[:16]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_server_leaves_no_process_and_a_silent_port(number, tmp_path):
+def test_adaptive_batching_uses_no_cpu_while_idle():
+    """LitServe's own loop wakes a hundred times a second with a window, and never sleeps without.
+
+    The HTTP process of any server wakes now and then: the worker and the queue count.
+    """
+    module = "mnist_model_benchmarking.server_adaptive_batching"
+    with running_server(module, "--accelerator", "cpu") as server:
+        predicted(server, 0)
+        time.sleep(0.5)
+        tree = ProcessTree(server.pid, server.stats())
+        before = tree.cpu_s()
+        time.sleep(2)
+        after = tree.cpu_s()
+        assert after["workers"] - before["workers"] < 0.002
+        assert after["queue"] - before["queue"] < 0.02
+        assert predicted(server, 0) == EXPECTED[0]  # it sleeps, and is not dead
+
+
+def test_workers_of_the_low_memory_server_hold_a_third_less_than_what_it_builds_on_at_most():
+    def private_bytes(variant: str) -> int:
+        module = f"mnist_model_benchmarking.server_{variant}"
+        with running_server(module, "--accelerator", "cpu") as server:
+            with ThreadPoolExecutor(32) as pool:
+                list(pool.map(lambda index: predicted(server, index % len(FILES)), range(200)))
+            workers = ProcessTree(server.pid, server.stats()).memory()["workers"]
+            assert (
+                attached_server(server.url).pid == server.pid
+            )  # also where they are grandchildren
+        assert workers.processes == 4
+        return workers.private_bytes
+
+    assert private_bytes("low_memory") < 0.7 * private_bytes("batching_workers")
+
+
+@pytest.mark.parametrize(
+    ("variant", "number"),
+    [
+        ("batching", signal.SIGINT),
+        ("batching", signal.SIGTERM),
+        ("batching", signal.SIGKILL),
+        ("low_memory", signal.SIGTERM),
+        ("low_memory", signal.SIGKILL),
+        ("adaptive_batching", signal.SIGTERM),
+    ],
+)
+def test_a_stopped_server_leaves_no_process_and_a_silent_port(variant, number, tmp_path):
     """Started by path, from another folder; SIGKILL reaches the parent only, and its children end
     themselves.
     """
     port = free_port()
-    script = ROOT / "mnist_model_benchmarking" / "server_batching.py"
+    script = ROOT / "mnist_model_benchmarking" / f"server_{variant}.py"
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, script, "--port", str(port), "--accelerator", "cpu"],

@@ -239,6 +239,8 @@ def parent_here(server: Server) -> int | None:
     try:
         pids = [row["pid"] for row in stats["http"] + stats["workers"]]
         parents = {psutil.Process(pid).ppid() for pid in pids}
+        # of workers that were forked by a child of the parent, that child
+        parents -= {pid for pid in parents if psutil.Process(pid).ppid() in parents}
     except psutil.Error:  # pids of another machine, or of a container, behind a forwarded port
         return None
     return parents.pop() if len(parents) == 1 and 1 not in parents else None

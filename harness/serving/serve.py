@@ -257,6 +257,7 @@ def litserver(
         "run_id": options.run_id,
         "accelerator": accelerator(options.accelerator),
         "workers_per_device": workers,
+        "omp_num_threads": os.environ["OMP_NUM_THREADS"],
         "api_servers": options.api_servers,
         "max_batch_size": api.max_batch_size,
         "batch_timeout_s": api.batch_timeout,

@@ -6,8 +6,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.measure.utilisation import RoleMemory
-from harness.results.schema import Results
+from harness.results.schema import Results, RoleMemory
 from harness.show.columns import number
 from harness.show.panels import (
     GREY,
