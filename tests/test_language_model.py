@@ -137,7 +137,7 @@ def test_the_baseline_generates_what_transformers_itself_does(baseline):
         attention_mask=torch.ones(1, 30, dtype=torch.long),
         max_new_tokens=24,
         do_sample=False,
-        suppress_tokens=baseline.suppressed.tolist(),
+        suppress_tokens=baseline.ends_of(Prompt([], 1))[1].tolist(),
     )
     assert [token.id for token in baseline.predict(Prompt(prompt, 24))] == expected[0, 30:].tolist()
 
@@ -172,7 +172,7 @@ def test_answers_end_with_the_models_own_end_unless_told_to_ignore_it(baseline):
     ending.ends = {first}
     tokens = list(ending.predict(Prompt([(7 * at + 99) % 49152 for at in range(9)], 24)))
     assert [token.finish_reason for token in tokens] == ["stop"]
-    assert 2 in baseline.suppressed
+    assert 2 in baseline.ends_of(Prompt([], 1))[1]
     assert len(ids_of(baseline, 9)) == 24
 
 
