@@ -45,7 +45,7 @@ class Suite(Presentation, ABC):
         bodies: the requests.
         request: what a request is, in words.
         output_per_request: how much of its unit one correct answer holds.
-        check, carries_output, min_requests: see harness.load.job.Job.
+        check, carries_output, outputs_told, min_requests: see harness.load.job.Job.
         sample_answer: a correct answer, for the echo server that tells the client's ceiling.
         server_flags: what every server script is started with, besides the shared flags.
         notes: what a reader must know beside every number.
@@ -69,7 +69,8 @@ class Suite(Presentation, ABC):
     check: Callable[[bytes, int], tuple[bool, float | None]]
     sample_answer: bytes
     server_flags: tuple[str, ...] = ()
-    carries_output: Callable[[bytes], bool] | None = None
+    carries_output: Callable[[bytes], int] | None = None
+    outputs_told: Callable[[bytes], int | None] | None = None
     min_requests: int = 11
     notes: tuple[str, ...] = ()
     window_s: float = 0.6

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from harness.serving.serve import serve
-from harness.serving.served_api import ServedAPI
+from harness.serving.served_api import CannotServeError, ServedAPI
 from llm_model_benchmarking.generation import Prompt, Sampler, TextStream, Token
 from llm_model_benchmarking.model import (
     DEFAULT_MODEL,
@@ -35,6 +35,10 @@ from llm_model_benchmarking.prompts import chat_ids
 DTYPES = ("bfloat16", "float16", "float32")
 WARM_UP_LENGTHS = (1, 7, 48)  # tokens of a prompt
 WARM_UP_TOKENS = 4
+
+
+class UnfitContextError(CannotServeError):
+    """The context asked for is longer than the model's."""
 
 
 class BaselineAPI(litserve.LitAPI, ServedAPI):
@@ -90,7 +94,7 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
         self.load_s = time.perf_counter() - began
         positions = self.model.config.max_position_embeddings
         if self.max_context > positions:
-            raise ValueError(
+            raise UnfitContextError(
                 f"--max-context {self.max_context}: this model has {positions} positions"
             )
         self.model_bytes = self.model.get_memory_footprint()
@@ -98,7 +102,13 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
         self.cache_bytes_per_token = cache_bytes_per_token(self.model)
         self.longest_token = max(map(len, self.tokenizer.get_vocab()))
         self.choose_ends(self.model.generation_config)
-        self.warm_up()
+        try:
+            self.warm_up()
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error).strip().partition("\n")[0]
+            if "No working C++ compiler" in reason:
+                reason = "there is no C++ compiler; install g++"
+            raise CannotServeError(f"torch.compile cannot compile the model: {reason}") from error
 
     def choose_ends(self, generation_config: Any) -> None:
         """The tokens that end an answer, and those that are never chosen."""

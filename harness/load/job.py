@@ -28,7 +28,10 @@ class Job:
         min_requests: a closed loop measures up to LONGEST times as long until so many have ended.
         check: body of an answer and index of its request to (is correct, quality from 0 to 1); None
             to trust the status.
-        carries_output: for answers that stream: whether a server-sent event is output.
+        carries_output: for answers that stream: how many outputs a server-sent event brings, as far
+            as it tells; True for one.
+        outputs_told: body of an answer that streams to how many outputs it says it has; if more
+            than its events tell, they share them evenly. None where no answer says.
         seed: of the order of bodies and the arrival times.
     """
 
@@ -43,7 +46,8 @@ class Job:
     timeout_s: float = 30.0
     min_requests: int = 11
     check: Callable[[bytes, int], tuple[bool, float | None]] | None = None
-    carries_output: Callable[[bytes], bool] | None = None
+    carries_output: Callable[[bytes], int] | None = None
+    outputs_told: Callable[[bytes], int | None] | None = None
     seed: int = 0
 
     @property

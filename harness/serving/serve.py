@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from harness.process.cores import usable_cores
 from harness.process.limits import raise_open_files, short_temporary_folder
@@ -62,6 +63,10 @@ def serve(
             )
     except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with
         sys.exit("LitServe has shut itself down: one of its processes died")
+    except RuntimeError as error:
+        if str(error).startswith("One or more workers failed to start"):  # and have said why
+            sys.exit("the server did not start: no worker could be set up")
+        raise
     finally:
         for child in multiprocessing.active_children():  # left when stopped before it was up
             child.kill()
@@ -114,6 +119,14 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
         type=int,
         default=1,
         help="HTTP processes (default: %(default)s; LitServe would start one per worker)",
+    )
+    add(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages from this origin call the server, e.g. http://localhost:3000, or '*' "
+        "(default: none; may be given several times)",
     )
     add(
         "--run-id",
@@ -178,13 +191,24 @@ def litserver(
         timeout=QUEUE_TIMEOUT_S,
         model_metadata=metadata,
         max_payload_size=MAX_BODY_BYTES,
-        middlewares=[(AdmissionControl, admission)],
+        middlewares=[(AdmissionControl, admission), *cross_origin(options.cors)],
         callbacks=[QueueClock()],
     )
     server.uvicorn_graceful_timeout = 3
     server.app.add_api_route("/stats", lambda: {"run_id": options.run_id} | counters.snapshot())
     explain_refusals(server.app, refusal)
     return server
+
+
+def cross_origin(origins: list[str]) -> list[tuple[type, dict[str, Any]]]:
+    """The middleware that lets browsers' pages from these origins call the server; none for none.
+
+    It stands before the others, so that a page may read refusals too.
+    """
+    if not origins:
+        return []
+    allowed = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    return [(CORSMiddleware, allowed | {"expose_headers": ["Retry-After"]})]
 
 
 def accelerator(asked: str) -> str:

@@ -8,6 +8,10 @@ import litserve
 from fastapi.responses import JSONResponse
 
 
+class CannotServeError(Exception):
+    """Raised in `setup` where one sentence, the message, says all: no traceback is printed."""
+
+
 class ServedAPIMeta(type(Protocol), type(litserve.LitAPI)):
     """Protocol and LitAPI each have a metaclass: what inherits from both needs one that is both."""
 
