@@ -59,7 +59,8 @@ def text_of(payload: bytes) -> str:
         chunk = json.loads(payload)
         if "error" in chunk:
             raise refusal_of(payload.decode(), "")
-        return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        deltas = [choice.get("delta") or {} for choice in chunk["choices"]]
+        return "".join(delta.get("content") or "" for delta in deltas)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RefusedError(f"this is no chunk of an answer: {payload[:200]!r}") from error
 
@@ -81,7 +82,6 @@ def answer_within_context(messages: list[dict[str, str]], options: argparse.Name
     """The answer to a conversation; while it is too long, its oldest question and answer are
     forgotten, for good.
     """
-    forgotten = 0
     while True:
         try:
             return answer(messages, options)
@@ -89,8 +89,7 @@ def answer_within_context(messages: list[dict[str, str]], options: argparse.Name
             if error.code != TOO_LONG or len(messages) < 3:
                 raise
         del messages[:2]
-        forgotten += 1
-        print(f"(too long for the model: the oldest of what was said is left out, {forgotten})")
+        print("(too long for the model: the oldest question and its answer are left out)")
 
 
 def converse(options: argparse.Namespace) -> None:
