@@ -14,6 +14,7 @@ from fastapi import HTTPException
 
 MOST_STOPS, LONGEST_STOP = 4, 1000  # texts, as OpenAI allows; characters
 MOST_IDS = 1024  # entries of logit_bias and stop_token_ids
+MOST_MESSAGES = 16_384  # and parts of a content; looked at while all other requests wait
 MOST_SHOWN = 40  # characters of a value that is refused
 
 
@@ -256,6 +257,9 @@ def chat_of(messages: Any) -> list[dict[str, str]]:
     """
     if not isinstance(messages, list) or not messages:
         raise refused("messages must be a list with one message at least", "messages")
+    if len(messages) > MOST_MESSAGES:
+        reason = f"there are {len(messages):,} messages; {MOST_MESSAGES:,} is the most"
+        raise refused(f"messages: {reason}", "messages", "context_length_exceeded")
     chat: list[dict[str, str]] = []
     before = None
     for index, message in enumerate(messages):
@@ -292,8 +296,9 @@ def told_message(message: Any, at: str) -> dict[str, str]:
 def text_of(content: Any, at: str) -> str:
     """The content of a message as one text."""
     parts = [content] if isinstance(content, str) else content
-    if not isinstance(parts, list):
-        raise refused(f"{at} must be a text, or a list of parts with a text each", at)
+    if not isinstance(parts, list) or len(parts) > MOST_MESSAGES:
+        reason = f"must be a text, or a list of up to {MOST_MESSAGES:,} parts with a text each"
+        raise refused(f"{at} {reason}", at)
     texts = [text_of_part(part, f"{at}[{index}]") for index, part in enumerate(parts)]
     for text in texts:
         refuse_half_characters(text, at)

@@ -12,7 +12,7 @@ from fastapi import HTTPException
 
 from harness.process.launch import running_server
 from harness.serving.serve import cross_origin
-from llm_model_benchmarking.openai_chat import TICKETS, OpenAIChat
+from llm_model_benchmarking.openai_chat import TICKETS, Answer, OpenAIChat
 from llm_model_benchmarking.openai_request import (
     CHANGES_NOTHING,
     HONOURED,
@@ -20,6 +20,7 @@ from llm_model_benchmarking.openai_request import (
     WITHOUT_EFFECT,
     chat_request,
 )
+from llm_model_benchmarking.server_baseline import BaselineAPI
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -128,6 +129,7 @@ def test_what_would_change_the_answer_is_refused_by_name_in_a_persons_words(fiel
         ("stream_options", {"include_everything": True}),
         ("messages", []),
         ("messages", "hello"),
+        ("messages", [{"role": "user", "content": ""}] * 700_000),
     ],
 )
 def test_a_value_that_a_field_cannot_have_is_refused_and_the_field_named(field, value):
@@ -271,8 +273,6 @@ def test_a_stream_says_that_nothing_may_hold_it_back(server):
 
 
 def test_ends_of_lines_that_are_none_stay_inside_their_event():
-    from llm_model_benchmarking.openai_chat import Answer
-
     text = "a\u2028b\u2029c\x85d"
     answer = Answer(chat_request({"messages": HELLO, "stream": True}), "m")
     event = answer.token_event({"text": text, "token_id": 1, "prompt_tokens": 3})
@@ -305,7 +305,7 @@ def test_only_pages_of_the_origins_allowed_may_call(server):
 
 def test_chats_that_were_left_are_not_prefilled_and_the_next_one_is_answered_at_once(server):
     """Three hundred, each with a long prompt and a long answer."""
-    request = {"messages": [{"role": "user", "content": "so " * 140}], "max_tokens": 200}
+    request = {"messages": [{"role": "user", "content": "so " * 140}], "max_tokens": 60}
     body = json.dumps(request).encode()
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     wire = head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -333,11 +333,9 @@ def test_tickets_of_two_http_processes_use_all_slots_and_are_never_the_same():
 
 
 def test_a_worker_does_not_even_read_what_was_left(monkeypatch):
-    from llm_model_benchmarking.server_baseline import BaselineAPI
-    from tests.test_language_model import api_of
-
-    api = api_of(BaselineAPI, "--dtype", "float32")
-    api.spec = OpenAIChat()
+    api = BaselineAPI(spec=OpenAIChat())
+    api.max_context, api.longest_token, api.tokenizer = 64, 8, None
+    monkeypatch.setattr("llm_model_benchmarking.server_baseline.chat_ids", lambda *_: [5, 6])
     request = chat_request({"messages": HELLO}).for_worker(ticket=77)
     assert api.decode_request(dict(request)).ticket == 77
     api.spec.left[77] = 77
