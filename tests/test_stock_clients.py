@@ -31,7 +31,7 @@ def python(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", [variant.name for variant in VARIANTS])
 def test_stock_clients_run_unchanged_eight_at_once(python, variant):
-    flags = "--model random:tiny --max-context 256 --accelerator cpu".split()
+    flags = ["--model", "random:tiny", "--max-context", "256", "--accelerator", "cpu"]
     with running_server(f"llm_model_benchmarking.server_{variant}", *flags) as server:
         done = subprocess.run(
             [python, SCRIPT, server.url], capture_output=True, text=True, timeout=300
