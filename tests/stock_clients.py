@@ -1,6 +1,6 @@
 """Eight stock clients at once against a server, streaming and not: openai, LangChain, LiteLLM.
 
-python tests/stock_clients.py URL    # in an environment of its own: tests/test_stock_clients.py
+python -P tests/stock_clients.py URL  # -P: tests/numbers is none of Python's modules
 """
 
 import sys

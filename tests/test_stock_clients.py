@@ -34,7 +34,7 @@ def test_stock_clients_run_unchanged_eight_at_once(python, variant):
     flags = ["--model", "random:tiny", "--max-context", "256", "--accelerator", "cpu"]
     with running_server(f"llm_model_benchmarking.server_{variant}", *flags) as server:
         done = subprocess.run(
-            [python, SCRIPT, server.url], capture_output=True, text=True, timeout=300
+            [python, "-P", SCRIPT, server.url], capture_output=True, text=True, timeout=300
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 clients got the same answer" in done.stdout
