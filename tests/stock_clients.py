@@ -3,6 +3,7 @@
 python -P tests/stock_clients.py URL  # -P: tests/numbers is none of Python's modules
 """
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,7 @@ def by_langchain(url: str, stream: bool) -> str:
 
 
 def by_litellm(url: str, stream: bool) -> str:
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the internet for prices
     import litellm
 
     answer = litellm.completion(
