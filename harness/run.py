@@ -359,6 +359,7 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
             min_requests=suite.min_requests,
             check=suite.check,
             carries_output=suite.carries_output,
+            outputs_told=suite.outputs_told,
             events_of=suite.events_of,
             seed=options.seed,
         ),

@@ -47,7 +47,8 @@ class Suite(Presentation, ABC):
         bodies: the requests.
         request: what a request is, in words.
         output_per_request: how much of its unit one correct answer holds.
-        headers, check, carries_output, events_of, min_requests: see harness.load.job.Job.
+        headers, check, carries_output, outputs_told, events_of, min_requests: see
+            harness.load.job.Job.
         sample_answer: a correct answer, for the echo server that tells the client's ceiling.
         no_op_bodies: what the no-op server is sent, which takes JSON objects only; None for bodies.
         server_flags: what every server script is started with, besides the shared flags.
@@ -74,7 +75,8 @@ class Suite(Presentation, ABC):
     server_flags: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     no_op_bodies: list[bytes] | None = None
-    carries_output: Callable[[bytes], bool] | None = None
+    carries_output: Callable[[bytes], int] | None = None
+    outputs_told: Callable[[bytes], int | None] | None = None
     events_of: EventsOf = events
     min_requests: int = 11
     notes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """What a generation consists of: the prompt, the choice of a token, text as tokens come."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -21,18 +21,38 @@ class Prompt:
     Attributes:
         ids: of the prompt's tokens.
         max_tokens: the most tokens to generate.
+        min_tokens: until so many are generated, neither an end token nor a stop text ends the
+            answer.
         temperature: 0 for the most likely token each time.
         top_p: sample from the likeliest tokens that together have this probability.
+        top_k: sample from so many of the likeliest tokens; below 1, from all.
+        min_p: sample from tokens at least so likely, as a share of the likeliest's probability.
+        repetition_penalty: divides positive logits of tokens of prompt and answer, multiplies
+            negative ones (Keskar et al., 2019).
+        presence_penalty, frequency_penalty: subtracted from the logits of tokens of the answer,
+            once, and as often as they are in it.
+        logit_bias: added to the logits of these token ids.
         stop: texts that end the answer and are not part of it.
+        stop_token_ids: likewise, besides the model's own end tokens.
+        ignore_eos: whether the model's own end tokens are never chosen; None for the server's way.
         seed: of the sampling; None for another answer each time.
         ticket: by which the client's leaving is known; None if nobody can leave.
     """
 
     ids: list[int]
     max_tokens: int
+    min_tokens: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
-    stop: tuple[str, ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool | None = None
     seed: int | None = None
     ticket: int | None = None
 
@@ -46,41 +66,115 @@ class Token(NamedTuple):
 
 
 class Sampler:
-    """Chooses tokens as a prompt asks, never one that is suppressed."""
+    """Chooses the tokens of one answer as its prompt asks.
 
-    def __init__(self, prompt: Prompt, suppressed: Tensor) -> None:
-        self.temperature, self.top_p, self.suppressed = prompt.temperature, prompt.top_p, suppressed
-        self.random = None
+    Args:
+        suppressed: ids that are never chosen.
+        ends: ids that are not chosen before `min_tokens` others are.
+    """
+
+    def __init__(self, prompt: Prompt, suppressed: Tensor, ends: Collection[int] = ()) -> None:
+        self.suppressed, self.min_tokens, self.chosen = suppressed, prompt.min_tokens, 0
+        self.suppressed_at_first = suppressed
+        if prompt.min_tokens:
+            self.suppressed_at_first = torch.cat([suppressed, torch.tensor([*ends]).to(suppressed)])
+        self.weights = Weights(prompt, suppressed.device) if is_weighted(prompt) else None
+        self.random, self.warpers = None, []
         if prompt.temperature > 0:
+            self.warpers = warpers(prompt)
             self.random = torch.Generator(suppressed.device)
             self.random.seed() if prompt.seed is None else self.random.manual_seed(prompt.seed)
 
     @torch.no_grad()
     def __call__(self, logits: Tensor) -> Tensor:
         """(vocabulary,) logits to the chosen id, a tensor of shape (1,) on the same device."""
-        if len(self.suppressed):
-            logits = logits.index_fill(0, self.suppressed, float("-inf"))
-        if self.random is None:
-            return logits.argmax(dim=0, keepdim=True)
-        temperature = max(self.temperature, LEAST_TEMPERATURE)
-        probabilities = torch.softmax(logits.float() / temperature, dim=0)
-        if self.top_p < 1:
-            ranked, order = probabilities.sort(descending=True)
-            beyond = ranked.cumsum(0) - ranked >= self.top_p  # those before it have it all already
-            kept = ranked.masked_fill(beyond, 0)
-            probabilities = torch.zeros_like(probabilities).scatter(0, order, kept)
-        return torch.multinomial(probabilities, 1, generator=self.random)
+        if self.weights:
+            logits = self.weights.applied(logits)
+        enough = self.chosen >= self.min_tokens
+        suppressed = self.suppressed if enough else self.suppressed_at_first
+        if len(suppressed):
+            logits = logits.index_fill(0, suppressed, float("-inf"))
+        chosen = logits.argmax(dim=0, keepdim=True) if self.random is None else self.drawn(logits)
+        self.chosen += 1
+        if self.weights:
+            self.weights.add(chosen)
+        return chosen
+
+    def drawn(self, logits: Tensor) -> Tensor:
+        """A random id of those that are likely enough."""
+        scores = logits.float()[None]
+        for warper in self.warpers:
+            scores = warper(None, scores)
+        return torch.multinomial(scores[0].softmax(0), 1, generator=self.random)
+
+
+def warpers(prompt: Prompt) -> list[Callable[[None, Tensor], Tensor]]:
+    """What narrows down the tokens to sample from, (1, vocabulary) logits each: transformers' own,
+    in the order of its `generate`.
+    """
+    from transformers import generation  # loaded by now; the main process does without
+
+    wanted = [generation.TemperatureLogitsWarper(max(float(prompt.temperature), LEAST_TEMPERATURE))]
+    if prompt.top_k > 0:
+        wanted.append(generation.TopKLogitsWarper(prompt.top_k))
+    if prompt.top_p < 1:
+        wanted.append(generation.TopPLogitsWarper(prompt.top_p))
+    if prompt.min_p > 0:
+        wanted.append(generation.MinPLogitsWarper(prompt.min_p))
+    return wanted
+
+
+def is_weighted(prompt: Prompt) -> bool:
+    """Whether the tokens of prompt and answer, or a bias, change what is chosen."""
+    penalised = prompt.presence_penalty or prompt.frequency_penalty
+    return bool(prompt.logit_bias or penalised or prompt.repetition_penalty != 1)
+
+
+class Weights:
+    """Bias and penalties of one answer, in float32: not rounded to the precision of the model's
+    weights.
+    """
+
+    def __init__(self, prompt: Prompt, device: torch.device) -> None:
+        self.prompt = prompt
+        self.answer = torch.empty(0, dtype=torch.long, device=device)
+        self.seen = torch.tensor(prompt.ids, dtype=torch.long, device=device)
+        self.biased = torch.tensor([*prompt.logit_bias], dtype=torch.long, device=device)
+        self.bias = torch.tensor([*prompt.logit_bias.values()], device=device).float()
+
+    def applied(self, logits: Tensor) -> Tensor:
+        """(vocabulary,) logits with bias and penalties, in vLLM's order."""
+        prompt = self.prompt
+        logits = logits.float().index_add(0, self.biased, self.bias)
+        if prompt.repetition_penalty != 1:
+            seen = logits[self.seen]
+            divided, multiplied = seen / prompt.repetition_penalty, seen * prompt.repetition_penalty
+            logits[self.seen] = torch.where(seen > 0, divided, multiplied)
+        if prompt.presence_penalty or prompt.frequency_penalty:
+            counts = torch.bincount(self.answer, minlength=len(logits))
+            logits -= prompt.frequency_penalty * counts + prompt.presence_penalty * (counts > 0)
+        return logits
+
+    def add(self, chosen: Tensor) -> None:
+        """A token, of shape (1,), belongs to the answer from now on."""
+        self.answer = torch.cat([self.answer, chosen])
+        self.seen = torch.cat([self.seen, chosen])
 
 
 class TextStream:
     """Text of tokens as they come: whole characters only, and nothing of a stop text.
 
+    Args:
+        min_tokens: in the text of so many tokens, no stop text counts.
+
     Attributes:
         stopped: whether a stop text has come up.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str]) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str], min_tokens: int = 0
+    ) -> None:
+        self.tokenizer, self.stop, self.min_tokens = tokenizer, stop, min_tokens
         self.stream = DecodeStream(skip_special_tokens=True)
         self.ids: list[int] = []
         self.decoded = 0  # characters that the stream has given
@@ -92,7 +186,7 @@ class TextStream:
         self.ids.append(id_)
         piece = self.stream.step(self.tokenizer.backend_tokenizer, id_) or ""
         self.decoded += len(piece)
-        return self.certain(piece)
+        return piece if len(self.ids) <= self.min_tokens else self.certain(piece)
 
     def rest(self) -> str:
         """What is left when no token follows: text held back, bytes that are no whole character."""
@@ -106,7 +200,12 @@ class TextStream:
         if ends:
             self.held, self.stopped = "", True
             return text[: min(ends)]
-        sizes = ((stop, size) for stop in self.stop for size in range(1, len(stop)))
-        keep = max((size for stop, size in sizes if text.endswith(stop[:size])), default=0)
+        keep = max((begun(stop, text) for stop in self.stop), default=0)
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def begun(stop: str, text: str) -> int:
+    """How many characters at the end of a text may be the beginning of a stop text."""
+    starts = range(max(0, len(text) - len(stop) + 1), len(text))
+    return next((len(text) - at for at in starts if stop.startswith(text[at:])), 0)

@@ -9,11 +9,15 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import requests
 import torch
+from safetensors import SafetensorError
+
+from harness.serving.served_api import CannotServeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +26,9 @@ DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RANDOM = "random:"
 FALLBACK = f"{RANDOM}smollm2-135m"  # the shape of the default model
 HUB_LIMIT_S = 3
+LFS_HEAD = b"version https://git-lfs"
+# RuntimeError: shapes that do not fit the configuration; UnpicklingError: an old .bin that is none.
+LOADING_ERRORS = OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError
 SMOLLM2 = {
     "vocab_size": 49152,
     "max_position_embeddings": 8192,
@@ -40,7 +47,7 @@ SHAPES = {
 }
 
 
-class ModelNotFoundError(Exception):
+class ModelNotFoundError(CannotServeError):
     """A model cannot be loaded; the message names it and why."""
 
 
@@ -70,7 +77,7 @@ def default_is_at_hand() -> bool:
     """Whether the default model is cached, or the hub answers within seconds."""
     cached = [
         huggingface_hub.try_to_load_from_cache(DEFAULT_MODEL, name)
-        for name in ("config.json", "model.safetensors")
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     ]
     if all(isinstance(path, str) for path in cached):  # else None, or that it does not exist
         return True
@@ -101,14 +108,36 @@ def load(
     with random_model(name) if name.startswith(RANDOM) else contextlib.nullcontext(name) as source:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # tokenizers raises no other kind
+            raise unloadable(name, "its tokenizer", error) from error
+        try:
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, device_map=device, **options
             )
-        except (OSError, ValueError) as error:
-            raise ModelNotFoundError(f"the model {name} cannot be loaded: {error}") from error
+        except LOADING_ERRORS as error:
+            raise unloadable(name, "its weights", error) from error
     if not tokenizer.chat_template:
         raise ModelNotFoundError(f"the model {name} has no chat template: it cannot answer chats")
     return tokenizer, model.eval()
+
+
+def unloadable(name: str, what: str, error: Exception) -> ModelNotFoundError:
+    """The error in one sentence: where a library tells a page, its first line says it."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    if reason.startswith("Couldn't instantiate the backend tokenizer"):
+        reason = "tokenizer.json, or what it can be made of, is missing"
+    pointer = lfs_pointer(name)
+    if pointer:
+        reason = f"{pointer} is a pointer of Git LFS, not the file: `git lfs pull` fetches it"
+    return ModelNotFoundError(f"the model {name} cannot be loaded, {what} not: {reason}")
+
+
+def lfs_pointer(name: str) -> str | None:
+    """A file of the model's folder that Git LFS has not fetched; None if there is none."""
+    for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else []:
+        if path.is_file() and path.open("rb").read(len(LFS_HEAD)) == LFS_HEAD:
+            return path.name
+    return None
 
 
 @contextlib.contextmanager

@@ -9,95 +9,25 @@ buffers go with their requests, and a client that leaves stops its generation.
 import asyncio
 import json
 import multiprocessing
+import os
+import secrets
 import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from ctypes import c_longlong
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from litserve.specs.openai import OpenAISpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem
-from pydantic import BaseModel, Field
 
 from harness.serving.admission import request_times
+from llm_model_benchmarking.openai_request import ChatRequest, chat_request
 
-TICKETS = 4096  # more than can be inside a server at once
-MOST_STOPS = 4  # as OpenAI allows
-
-
-class TextPart(BaseModel):
-    """A part of a message; only text is understood."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def text(self) -> str:
-        """The content as one string."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-class StreamOptions(BaseModel):
-    """What a stream is to contain besides text."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """What is honoured of OpenAI's request; what would be ignored although it changes the answer is
-    refused.
-
-    `return_token_ids`, as in vLLM, adds the ids of the generated tokens to the choices.
-    """
-
-    model: str | None = None
-    messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    return_token_ids: bool = False
-    n: Literal[1] | None = 1
-    presence_penalty: Literal[0] | None = 0
-    frequency_penalty: Literal[0] | None = 0
-    logprobs: Literal[False] | None = False
-    tools: list[Any] | None = Field(None, max_length=0)
-
-    def stops(self) -> list[str]:
-        """The stop texts; HTTPException 400 if they are too many or empty."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stops) > MOST_STOPS or not all(stops):
-            raise HTTPException(
-                400, f"stop must be a text or up to {MOST_STOPS} texts, none of them empty"
-            )
-        return stops
-
-    def for_worker(self, ticket: int) -> dict[str, Any]:
-        """The part that the worker needs, as a JSON object."""
-        return {
-            "messages": [{"role": each.role, "content": each.text()} for each in self.messages],
-            "max_tokens": self.max_completion_tokens or self.max_tokens,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": self.top_p or 1.0,
-            "stop": self.stops(),
-            "seed": self.seed,
-            "ticket": ticket,
-        }
+TICKETS = 1 << 16  # more than can wait inside a server at once
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # pieces as they come
 
 
 class OpenAIChat(OpenAISpec):
@@ -111,7 +41,18 @@ class OpenAIChat(OpenAISpec):
     def __init__(self) -> None:
         super().__init__()
         self.left = multiprocessing.get_context("spawn").RawArray(c_longlong, TICKETS)
+        self.ticket, self.ticket_maker = 0, 0
         self.add_endpoint("/v1/models", self.models, ["GET"])
+        self.add_endpoint("/v1/models/{name:path}", self.model, ["GET"])
+
+    def new_ticket(self) -> int:
+        """A number for a request: one after the other, so that two slots are the same as late as
+        possible; from anywhere, as other HTTP processes, forked from this one, hand out theirs.
+        """
+        if self.ticket_maker != os.getpid():
+            self.ticket, self.ticket_maker = secrets.randbits(62), os.getpid()
+        self.ticket += 1
+        return self.ticket
 
     def has_left(self, ticket: int) -> bool:
         """Whether the client of this request is gone."""
@@ -119,24 +60,36 @@ class OpenAIChat(OpenAISpec):
 
     async def models(self) -> dict[str, Any]:
         """The one model there is."""
-        card = {"id": self.model_name, "object": "model", "created": 0, "owned_by": "litserve"}
-        return {"object": "list", "data": [card]}
+        return {"object": "list", "data": [self.card()]}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """The model of that name; HTTPException 404 if it is another."""
+        if name != self.model_name:
+            reason = f"the model here is {self.model_name}, not the one named"
+            detail = {"message": reason, "param": "model", "code": "model_not_found"}
+            raise HTTPException(404, detail)
+        return self.card()
+
+    def card(self) -> dict[str, Any]:
+        """What is told of the model."""
+        return {"id": self.model_name, "object": "model", "created": 0, "owned_by": "litserve"}
 
     @property
     def model_name(self) -> str:
         return self._server.model_metadata["model"]
 
-    async def chat_completion(self, request: ChatRequest, http: Request) -> Response:
+    async def chat_completion(self, body: dict, http: Request) -> Response:
         """Queue the request and answer once its first token, or what is wrong with it, is known."""
-        ticket = uuid.uuid4().int >> 66  # fits into the shared memory, never 0
+        request, ticket = chat_request(body), self.new_ticket()
         answer = Answer(request, self.model_name)
         tokens = self.tokens(request.for_worker(ticket), ticket)
-        if not request.stream:
+        if not request.wishes["stream"]:
             return await unless_left(http, whole(answer, tokens), tokens)
         first = await unless_left(http, anext(tokens), tokens)
         if isinstance(first, Response):
             return first
-        return StreamingResponse(streamed(answer, first, tokens), media_type="text/event-stream")
+        events = streamed(answer, first, tokens)
+        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
 
     async def tokens(self, request: dict[str, Any], ticket: int) -> AsyncIterator[dict[str, Any]]:
         """A worker's answer, token by token; HTTPException if it refuses or fails."""
@@ -172,13 +125,13 @@ class OpenAIChat(OpenAISpec):
 
 
 def error_response(
-    status: int, message: str, headers: Mapping[str, str] | None = None
+    status: int, reason: str | dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error as OpenAI's clients expect it."""
+    """An error as OpenAI's clients expect it: of a sentence, or of message, param and code."""
     status = 400 if status == 422 else status
     kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    return JSONResponse({"error": error}, status, headers)
+    told = reason if isinstance(reason, dict) else {"message": reason, "param": None, "code": None}
+    return JSONResponse({"error": told | {"type": kind}}, status, headers)
 
 
 class Answer:
@@ -191,7 +144,7 @@ class Answer:
         self.completion_tokens = 0
 
     def usage(self, last: dict[str, Any]) -> dict[str, int]:
-        """Exact counts, known with the last token."""
+        """Exact counts so far; with the last token, of the whole answer."""
         prompt, completion = last["prompt_tokens"], self.completion_tokens
         return {
             "prompt_tokens": prompt,
@@ -199,12 +152,19 @@ class Answer:
             "total_tokens": prompt + completion,
         }
 
-    def event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        """A server-sent event with one chunk."""
-        if self.request.stream_options and self.request.stream_options.include_usage:
-            more = {"usage": None} | more
-        chunk = self.head | {"object": "chat.completion.chunk", "choices": choices} | more
-        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+    def event(
+        self, choices: list[dict[str, Any]], token: dict[str, Any], told: bool = False
+    ) -> str:
+        """A server-sent event with one chunk; its usage, as of this token, is told where the client
+        wants it in every one.
+
+        What is not ASCII is escaped: many clients take U+2028, U+2029 and U+0085 for ends of lines.
+        """
+        chunk = self.head | {"object": "chat.completion.chunk", "choices": choices}
+        if self.request.option("include_usage"):
+            told = told or self.request.option("continuous_usage_stats")
+            chunk["usage"] = self.usage(token) if told else None
+        return f"data: {json.dumps(chunk)}\n\n"
 
     def token_event(self, token: dict[str, Any]) -> str:
         """The event of one token; its text is empty if a character or stop text is not complete."""
@@ -213,13 +173,14 @@ class Answer:
         if self.completion_tokens == 1:
             delta["role"] = "assistant"
         choice = {"index": 0, "delta": delta, "finish_reason": None}
-        return self.event([choice | self.token_ids([token])])
+        return self.event([choice | self.token_ids([token])], token)
 
     def last_events(self, last: dict[str, Any]) -> str:
         """The events that end a stream."""
-        text = self.event([{"index": 0, "delta": {}, "finish_reason": last["finish_reason"]}])
-        if self.request.stream_options and self.request.stream_options.include_usage:
-            text += self.event([], usage=self.usage(last))
+        end = {"index": 0, "delta": {}, "finish_reason": last["finish_reason"]}
+        text = self.event([end], last)
+        if self.request.option("include_usage"):
+            text += self.event([], last, told=True)
         return text + "data: [DONE]\n\n"
 
     def completion(self, tokens: list[dict[str, Any]]) -> dict[str, Any]:
@@ -236,7 +197,7 @@ class Answer:
 
     def token_ids(self, tokens: list[dict[str, Any]]) -> dict[str, list[int]]:
         """What is added to a choice for those who asked for ids."""
-        if not self.request.return_token_ids:
+        if not self.request.wishes["return_token_ids"]:
             return {}
         return {"token_ids": [token["token_id"] for token in tokens]}
 

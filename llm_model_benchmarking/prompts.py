@@ -4,6 +4,8 @@ import random
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -59,15 +61,27 @@ def prompts_of(
     Raises ValueError if the chat format alone takes more, or no text of that length is found.
     """
     order = random.Random(seed)
-    return [chat_of(tokenizer, tokens, order) for _ in range(count)]
+    opening = [SYSTEM] if takes_system_messages(tokenizer) else []
+    return [chat_of(tokenizer, opening, tokens, order) for _ in range(count)]
 
 
-def chat_of(tokenizer: "PreTrainedTokenizerBase", tokens: int, order: random.Random) -> Chat:
+def takes_system_messages(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the model's chat format has a system role; Gemma's refuses it."""
+    try:
+        chat_ids(tokenizer, [SYSTEM, {"role": "user", "content": "x"}])
+    except TemplateError:
+        return False
+    return True
+
+
+def chat_of(
+    tokenizer: "PreTrainedTokenizerBase", opening: Chat, tokens: int, order: random.Random
+) -> Chat:
     """A chat of exactly `tokens` tokens: random words, and single letters to fill what is left."""
     words: list[str] = []
     missing = tokens
     for _ in range(20 * tokens):
-        chat = [SYSTEM, {"role": "user", "content": " ".join(words)}]
+        chat = [*opening, {"role": "user", "content": " ".join(words)}]
         missing = tokens - len(chat_ids(tokenizer, chat))
         if missing == 0 and words:
             return chat

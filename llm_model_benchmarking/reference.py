@@ -14,10 +14,11 @@ import numpy
 import torch
 
 from harness.serving.serve import accelerator, api_class
+from harness.serving.served_api import CannotServeError
 from llm_model_benchmarking.generation import Prompt
 from llm_model_benchmarking.model import ModelNotFoundError, resolved
 from llm_model_benchmarking.prompts import chat_ids, prompts_of
-from llm_model_benchmarking.server_baseline import BaselineAPI
+from llm_model_benchmarking.server_baseline import BaselineAPI, UnfitContextError
 
 TEXT = (
     "The harbour was quiet when the first boats came in. On the stones lay nets, ropes and "
@@ -38,17 +39,20 @@ def load_with(flags: tuple[str, ...], accelerator: str) -> None:
 
 
 @contextlib.contextmanager
-def missing_as_os_error() -> Iterator[None]:
-    """Raise OSError for a missing model: the asking process would load torch to know our own."""
+def builtin_errors() -> Iterator[None]:
+    """Raise OSError for a missing model, ValueError for a context too long, RuntimeError for what
+    else keeps a server from starting: the asking process would load torch to know our own.
+    """
     try:
         yield
-    except ModelNotFoundError as error:
-        raise OSError(str(error)) from None
+    except CannotServeError as error:
+        kinds = {ModelNotFoundError: OSError, UnfitContextError: ValueError}
+        raise kinds.get(type(error), RuntimeError)(str(error)) from None
 
 
 def model_name(asked: str | None) -> str:
     """The model that servers will load; OSError if it does not exist."""
-    with missing_as_os_error():
+    with builtin_errors():
         return resolved(asked)
 
 
@@ -62,14 +66,15 @@ def api(variant: str) -> BaselineAPI:
 def set_up(variant: str) -> dict[str, float]:
     """Load a variant as its server does; returns its setup metrics.
 
-    Raises OSError if the model cannot be loaded, ValueError if the context is too long for it.
+    Raises OSError if the model cannot be loaded, ValueError if the context is too long for it,
+    RuntimeError if it cannot be compiled.
     """
     made = api_class(f"{__package__}.server_{variant}")()
     parser = argparse.ArgumentParser()
     made.add_flags(parser)
     with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights
         made.configure(parser.parse_args(loading["flags"]))
-    with missing_as_os_error():
+    with builtin_errors():
         made.setup(accelerator(loading["accelerator"]))
     apis[variant] = made
     return {name: getattr(made, name) for name in made.setup_metrics}

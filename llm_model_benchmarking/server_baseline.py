@@ -6,7 +6,7 @@ python llm_model_benchmarking/server_baseline.py --port 8000
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import litserve
@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from harness.serving.serve import serve
-from harness.serving.served_api import ServedAPI
+from harness.serving.served_api import CannotServeError, ServedAPI
 from llm_model_benchmarking.generation import Prompt, Sampler, TextStream, Token
 from llm_model_benchmarking.model import (
     DEFAULT_MODEL,
@@ -29,11 +29,16 @@ from llm_model_benchmarking.model import (
     weights,
 )
 from llm_model_benchmarking.openai_chat import OpenAIChat, error_response
+from llm_model_benchmarking.openai_request import refused
 from llm_model_benchmarking.prompts import chat_ids
 
 DTYPES = ("bfloat16", "float16", "float32")
 WARM_UP_LENGTHS = (1, 7, 48)  # tokens of a prompt
 WARM_UP_TOKENS = 4
+
+
+class UnfitContextError(CannotServeError):
+    """The context asked for is longer than the model's."""
 
 
 class BaselineAPI(litserve.LitAPI, ServedAPI):
@@ -89,23 +94,38 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
         self.load_s = time.perf_counter() - began
         positions = self.model.config.max_position_embeddings
         if self.max_context > positions:
-            raise ValueError(
+            raise UnfitContextError(
                 f"--max-context {self.max_context}: this model has {positions} positions"
             )
         self.model_bytes = self.model.get_memory_footprint()
         self.weight_bytes_per_token = weight_bytes_per_token(self.model)
         self.cache_bytes_per_token = cache_bytes_per_token(self.model)
+        self.longest_token = max(map(len, self.tokenizer.get_vocab()))
         self.choose_ends(self.model.generation_config)
-        self.warm_up()
+        try:
+            self.warm_up()
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error).strip().partition("\n")[0]
+            if "No working C++ compiler" in reason:
+                reason = "there is no C++ compiler; install g++"
+            raise CannotServeError(f"torch.compile cannot compile the model: {reason}") from error
 
     def choose_ends(self, generation_config: Any) -> None:
         """The tokens that end an answer, and those that are never chosen."""
         ends = generation_config.eos_token_id
-        self.ends = set(ends if isinstance(ends, list) else [ends])
-        suppressed = {*(generation_config.suppress_tokens or [])}
-        suppressed |= self.ends if self.ignore_eos else set()
-        ids = sorted(suppressed)
-        self.suppressed = torch.tensor(ids, dtype=torch.long, device=self.model.device)
+        self.ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id}
+        self.ends.discard(None)
+        self.never = {*(generation_config.suppress_tokens or [])}
+
+    def ends_of(self, prompt: Prompt) -> tuple[set[int], Tensor]:
+        """The tokens that end the answer to this prompt, and those never chosen in it."""
+        ignored = self.ignore_eos if prompt.ignore_eos is None else prompt.ignore_eos
+        ends, never = {*prompt.stop_token_ids}, self.never
+        if ignored:
+            never = never | self.ends - ends
+        else:
+            ends |= self.ends
+        return ends, torch.tensor(sorted(never), dtype=torch.long, device=self.model.device)
 
     def loading(self) -> dict[str, Any]:
         """What from_pretrained is told besides the type of the weights."""
@@ -119,34 +139,57 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
                 pass
 
     def decode_request(self, request: dict) -> Prompt:
-        """The prompt of a request; HTTPException 400 if it does not fit into the context."""
+        """The prompt of a request; HTTPException 400 if it does not fit the model or its context,
+        499, which nobody reads, if its client has left.
+        """
+        messages, ticket = request.pop("messages"), request.pop("ticket")
+        if self.spec.has_left(ticket):
+            raise HTTPException(499, "the client has left")
+        ids, longest = self.prompt_ids(messages), request.pop("max_tokens")
+        room = self.max_context - len(ids)
+        if room < (longest or 1):
+            tokens = f"{len(ids)} tokens" + (f" and {longest} to generate" if longest else "")
+            raise self.too_long(f"the messages take {tokens}")
+        if request["min_tokens"] > (longest or room):
+            reason = f"min_tokens is {request['min_tokens']}, and {longest or room} is the most"
+            raise refused(reason, "min_tokens")
+        request["logit_bias"] = {int(id_): bias for id_, bias in request["logit_bias"].items()}
+        for name in ("logit_bias", "stop_token_ids"):
+            self.refuse_unknown(name, request[name])
+        return Prompt(ids, longest or room, ticket=ticket, **request)
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """The ids of a chat; HTTPException 400 if its format cannot hold it, or it is far longer
+        than the context: nobody waits for the other requests while minutes of text are tokenised.
+        """
+        characters = sum(len(message["content"]) for message in messages)
+        if len(messages) + characters / self.longest_token > self.max_context:
+            raise self.too_long(f"the messages have {characters:,} characters")
         try:
-            ids = chat_ids(self.tokenizer, request["messages"])
+            return chat_ids(self.tokenizer, messages)
         except TemplateError as error:  # some formats want roles to alternate, or no system message
             reason = f"messages: the model's chat format refuses them: {error}"
-            raise HTTPException(400, reason) from error
-        room, wanted = self.max_context - len(ids), request["max_tokens"]
-        if room < (wanted or 1):
-            tokens = f"{len(ids)} tokens" + (f" and {wanted} to generate" if wanted else "")
-            reason = f"the messages take {tokens}; the context holds {self.max_context}"
-            raise HTTPException(400, reason)
-        return Prompt(
-            ids=ids,
-            max_tokens=wanted or room,
-            temperature=request["temperature"],
-            top_p=request["top_p"],
-            stop=tuple(request["stop"]),
-            seed=request["seed"],
-            ticket=request["ticket"],
-        )
+            raise refused(reason, "messages") from error
+
+    def too_long(self, what: str) -> HTTPException:
+        """What is answered to more than the context holds."""
+        reason = f"{what}; the context holds {self.max_context} tokens"
+        return refused(reason, "messages", "context_length_exceeded")
+
+    def refuse_unknown(self, name: str, ids: Collection[int]) -> None:
+        """HTTPException 400 if the model has no token of one of these ids."""
+        last = self.model.config.vocab_size - 1
+        if any(id_ > last for id_ in ids):
+            raise refused(f"{name}: {max(ids)} is no token; the model has 0 to {last}", name)
 
     def predict(self, prompt: Prompt) -> Iterator[Token]:
-        choose = Sampler(prompt, self.suppressed)
+        ends, never = self.ends_of(prompt)
+        choose = Sampler(prompt, never, ends)
         logits = self.prefill(torch.tensor([prompt.ids], device=self.model.device))
         for remaining in reversed(range(prompt.max_tokens)):
             chosen = choose(logits)
             id_ = int(chosen)
-            reason = "stop" if id_ in self.ends else None if remaining else "length"
+            reason = "stop" if id_ in ends else None if remaining else "length"
             yield Token(prompt, id_, reason)
             if reason or (prompt.ticket is not None and self.spec.has_left(prompt.ticket)):
                 return
@@ -171,8 +214,8 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
     def encode_response(self, tokens: Iterator[Token]) -> Iterator[dict]:
         text = None
         for token in tokens:
-            text = text or TextStream(self.tokenizer, token.prompt.stop)
-            piece = text.add(token.id)
+            text = text or TextStream(self.tokenizer, token.prompt.stop, token.prompt.min_tokens)
+            piece = "" if token.finish_reason == "stop" else text.add(token.id)
             reason = "stop" if text.stopped else token.finish_reason
             if reason and not text.stopped:
                 piece += text.rest()

@@ -23,7 +23,7 @@ from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, latency_text, rate_text, share
 from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant
-from llm_model_benchmarking.checks import ChatCheck, carries_token
+from llm_model_benchmarking.checks import ChatCheck, carries_token, tokens_told
 from llm_model_benchmarking.rows import TokenRow, TokenVariant
 
 VARIANTS = [
@@ -296,6 +296,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         sample_answer=sample_answer(tokens),
         server_flags=flags,
         carries_output=carries_token,
+        outputs_told=tokens_told,
         min_requests=1,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
         window_s=WINDOW_S,

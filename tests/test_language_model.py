@@ -2,13 +2,16 @@
 
 import argparse
 import asyncio
+import shutil
+import time
 from collections import deque
 
 import pytest
 import torch
 from litserve.utils import LitAPIStatus
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, generation
 
+from harness.serving.served_api import CannotServeError
 from llm_model_benchmarking.generation import Prompt, Sampler, TextStream
 from llm_model_benchmarking.model import ModelNotFoundError, load, random_model, resolved
 from llm_model_benchmarking.openai_chat import OpenAIChat
@@ -130,6 +133,125 @@ def test_sampling_follows_temperature_top_p_and_seed():
     assert len(set(drawn(temperature=1.0))) == 3
 
 
+@pytest.mark.parametrize(
+    ("wishes", "processors"),
+    [
+        ({"top_k": 3}, [generation.TopKLogitsWarper(3)]),
+        ({"min_p": 0.2}, [generation.MinPLogitsWarper(0.2)]),
+        (
+            {"top_k": 6, "top_p": 0.8},
+            [generation.TopKLogitsWarper(6), generation.TopPLogitsWarper(0.8)],
+        ),
+        ({"repetition_penalty": 1.7}, [generation.RepetitionPenaltyLogitsProcessor(1.7)]),
+    ],
+)
+def test_sampling_draws_from_the_distribution_that_transformers_makes(wishes, processors):
+    """Seen frequencies of 4,000 draws: within four standard deviations of the probabilities."""
+    draws, prompt = 4000, [1, 4, 4]
+    logits = torch.tensor([0.5, 3.0, 2.0, 1.0, -2.0, 2.5, 0.1, -1.0])
+    scores = logits[None]
+    for processor in processors:
+        scores = processor(torch.tensor([prompt]), scores)
+    expected = scores[0].softmax(0)
+    choose = Sampler(Prompt(prompt, 1, temperature=1.0, seed=1, **wishes), torch.tensor([]).long())
+    counts = torch.zeros(8)
+    for _ in range(draws):
+        if choose.weights:
+            choose.weights.seen = torch.tensor(prompt)  # each draw is the first of an answer
+        counts[choose(logits)] += 1
+    assert (counts[expected == 0] == 0).all()
+    spread = (expected * (1 - expected) / draws).sqrt()
+    assert ((counts / draws - expected).abs() <= 4 * spread).all()
+
+
+def test_penalties_count_the_tokens_of_the_answer_and_a_bias_is_added():
+    logits = torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    def chosen(count: int, **wishes) -> list[int]:
+        choose = Sampler(Prompt([0, 0], 9, **wishes), torch.tensor([3]))
+        return [int(choose(logits)) for _ in range(count)]
+
+    assert chosen(3, frequency_penalty=0.4) == [0, 0, 0]  # 1 - 0.8 is the most still
+    assert chosen(4, frequency_penalty=0.4)[3] == 1  # 1 - 1.2 is not
+    assert chosen(4, presence_penalty=0.9) == [0, 0, 0, 0]
+    assert chosen(3, presence_penalty=1.1) == [0, 1, 2]
+    assert chosen(2, logit_bias={2: 1.5}) == [2, 2]
+    assert chosen(2, logit_bias={2: 0.9, 3: 100}) == [0, 0]  # what is suppressed, no bias revives
+    assert logits.tolist() == [1, 0, 0, 0]
+
+
+def test_no_end_is_chosen_before_min_tokens_and_none_is_missed_after():
+    logits = torch.tensor([0.0, 5.0, 1.0])
+    choose = Sampler(Prompt([], 9, min_tokens=2), torch.tensor([]).long(), {1})
+    assert [int(choose(logits)) for _ in range(4)] == [2, 2, 1, 1]
+
+
+def test_a_long_stop_text_is_found_across_tokens_in_time_that_grows_with_its_length(tokenizer):
+    stop = "ab" * 500
+    stream = TextStream(tokenizer, (stop,))
+    ids = tokenizer.encode("x" + "ab" * 499 + "a", add_special_tokens=False)
+    began = time.monotonic()
+    assert "".join(stream.add(id_) for id_ in ids) == "x"
+    assert time.monotonic() - began < 5
+    assert stream.add(tokenizer.encode("b", add_special_tokens=False)[0]) == ""
+    assert stream.stopped
+
+
+def test_an_end_that_only_the_tokenizer_knows_ends_answers(baseline):
+    class Nothing:
+        eos_token_id = suppress_tokens = None
+
+    api = api_of(BaselineAPI, "--dtype", "float32")
+    api.choose_ends(Nothing)
+    assert api.ends == {2}
+    assert api.ends_of(Prompt([], 1, ignore_eos=True))[1].tolist() == [2]
+    assert baseline.ends_of(Prompt([], 1, ignore_eos=False))[0] == {2}
+    stops = Prompt([], 1, ignore_eos=True, stop_token_ids=(2, 9))
+    assert api.ends_of(stops)[0] == {2, 9}
+    assert api.ends_of(stops)[1].tolist() == []
+    api.tokenizer.eos_token = None
+    api.choose_ends(Nothing)
+    assert api.ends == set()
+
+
+def test_a_chat_format_without_a_system_role_can_be_measured():
+    gemma = build_tokenizer(49152, 8192)
+    gemma.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    (chat,) = prompts_of(gemma, 24, 1, seed=1)
+    assert [message["role"] for message in chat] == ["user"]
+    assert len(chat_ids(gemma, chat)) == 24
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    with random_model("random:tiny") as source:
+        return shutil.copytree(source, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        ("model.safetensors", None, "no file named model.safetensors"),
+        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}", "its weights not"),
+        ("tokenizer.json", None, "tokenizer.json, or what it can be made of, is missing"),
+    ],
+)
+def test_half_a_model_is_named_in_one_sentence(model_folder, tmp_path, file, content, words):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(CannotServeError, match=words) as caught:
+        load(str(folder), "cpu", torch.float32)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_baseline_generates_what_transformers_itself_does(baseline):
     prompt = list(range(100, 130))
     expected = baseline.model.generate(
@@ -137,7 +259,7 @@ def test_the_baseline_generates_what_transformers_itself_does(baseline):
         attention_mask=torch.ones(1, 30, dtype=torch.long),
         max_new_tokens=24,
         do_sample=False,
-        suppress_tokens=baseline.suppressed.tolist(),
+        suppress_tokens=baseline.ends_of(Prompt([], 1))[1].tolist(),
     )
     assert [token.id for token in baseline.predict(Prompt(prompt, 24))] == expected[0, 30:].tolist()
 
@@ -172,7 +294,7 @@ def test_answers_end_with_the_models_own_end_unless_told_to_ignore_it(baseline):
     ending.ends = {first}
     tokens = list(ending.predict(Prompt([(7 * at + 99) % 49152 for at in range(9)], 24)))
     assert [token.finish_reason for token in tokens] == ["stop"]
-    assert 2 in baseline.suppressed
+    assert 2 in baseline.ends_of(Prompt([], 1))[1]
     assert len(ids_of(baseline, 9)) == 24
 
 

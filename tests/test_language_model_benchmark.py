@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.load.connection import Answer
+from harness.load.job import Job
+from harness.load.runner import output_moments
 from harness.measure.window import OfferedLoad, Record, Window
 from harness.suite import read_results
-from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token
+from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token, tokens_told
 from llm_model_benchmarking.suite import (
     WINDOW_S,
     LanguageModelSuite,
@@ -42,6 +45,12 @@ def stream(
     usage = {"completion_tokens": len(ids) if counted is None else counted}
     events.append(json.dumps({"choices": [], "usage": usage}))
     return "".join(f"data: {event}\n\n" for event in events + ["[DONE]"] * done).encode()
+
+
+def chunk(ids: list[int], reason: str | None = None, so_far: int = 0, content: str = "") -> bytes:
+    choice = {"delta": {"content": content}, "finish_reason": reason, "token_ids": ids or None}
+    usage = {"completion_tokens": so_far} if so_far else None
+    return f"data: {json.dumps({'choices': [choice], 'usage': usage})}\n\n".encode()
 
 
 def suite(**changes) -> LanguageModelSuite:
@@ -112,6 +121,38 @@ def test_only_events_with_a_token_are_timed():
         '{"choices": [{"delta": {}, "finish_reason": "length"}]}',
     ):
         assert not carries_token(event.encode())
+
+
+def test_usage_may_come_with_every_chunk_and_the_last_one_holds():
+    chunks = [chunk([1], so_far=1), chunk([2], so_far=2), chunk([], "length", so_far=2)]
+    body = b"".join(chunks) + b"data: [DONE]\n\n"
+    assert ChatCheck([[1, 2]], 2)(body, 0) == (True, 1.0)
+    assert not ChatCheck([[1, 2, 3]], 3)(body, 0)[0]
+    assert tokens_told(body) == 2
+
+
+@pytest.mark.parametrize("event", [b"ping", b"[1]", b'{"choices": 5}', b"5", b"[" * 5000])
+def test_an_event_that_is_no_chunk_is_a_wrong_answer_and_no_token(event):
+    assert not carries_token(event)
+    body = b"data: %b\n\n" % event + stream([1, 2])
+    assert ChatCheck([[1, 2]], 2)(body, 0)[0] == (event == b'{"choices": 5}')
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_tokens_of_one_chunk_share_the_time_since_the_one_before(ids):
+    """Two tokens every 50 ms are 25 ms apart, whether their ids tell it or the usage at the end."""
+    body, arrivals = b"", []
+    for at in range(4):
+        body += chunk([7, 8] if ids else [], content=" two words")
+        arrivals.append((len(body), 1 + 0.05 * at))
+    body += chunk([], "length", so_far=8) + b"data: [DONE]\n\n"
+    arrivals.append((len(body), 2.0))
+    job = Job(url="", bodies=[], carries_output=carries_token, outputs_told=tokens_told)
+    answer = Answer(2.0, 0.0, 0.0, "ok", 200, 0, body, arrivals)
+    moments = output_moments(job, answer)
+    assert moments == pytest.approx([1, 1, 1.025, 1.05, 1.075, 1.1, 1.125, 1.15])
+    cut = answer._replace(body=body[: arrivals[1][0]], arrivals=arrivals[:2])
+    assert len(output_moments(job, cut)) == (4 if ids else 2)  # what nobody told is not known
 
 
 def test_the_sample_answer_is_as_long_as_the_answers():

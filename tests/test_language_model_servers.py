@@ -122,6 +122,15 @@ def test_sampling_with_a_seed_repeats_itself(server):
     assert first == again != other
 
 
+def test_bias_ends_and_min_tokens_are_honoured_on_every_rung(server):
+    wishes = {"logit_bias": {"300": 100}, "stop_token_ids": [300], "min_tokens": 3}
+    choice = ask(server, **wishes, return_token_ids=True).json()["choices"][0]
+    *first, last = choice["token_ids"]
+    assert (len(first), last, choice["finish_reason"]) == (3, 300, "stop")
+    assert 300 not in first
+    assert ask(server, ignore_eos=True, max_tokens=40).json()["usage"]["completion_tokens"] == 40
+
+
 def test_content_may_come_in_parts_and_system_messages_count(server):
     parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": " there"}]
     in_parts = ask(server, messages=[{"role": "user", "content": parts}]).json()

@@ -31,7 +31,10 @@ class Job:
             and longer still until one has, or has timed out.
         check: body of an answer and index of its request to (is correct, quality from 0 to 1); None
             to trust the status.
-        carries_output: for answers that stream: whether an event is output.
+        carries_output: for answers that stream: how many outputs an event brings, as far as it
+            tells; True for one.
+        outputs_told: body of an answer that streams to how many outputs it says it has; if more
+            than its events tell, they share them evenly. None where no answer says.
         events_of: for answers that stream: their events; server-sent ones, if not told otherwise.
         seed: of the order of bodies and the arrival times.
     """
@@ -47,7 +50,8 @@ class Job:
     timeout_s: float = 30.0
     min_requests: int = 11
     check: Callable[[bytes, int], tuple[bool, float | None]] | None = None
-    carries_output: Callable[[bytes], bool] | None = None
+    carries_output: Callable[[bytes], int] | None = None
+    outputs_told: Callable[[bytes], int | None] | None = None
     events_of: EventsOf = events
     seed: int = 0
 

@@ -98,9 +98,23 @@ def outputs_in_window(loop: LoadLoop, answers: list[Answer]) -> int | None:
 
 
 def output_moments(job: Job, answer: Answer) -> list[float]:
-    """When each output of an answer had arrived."""
+    """When each output of an answer had arrived; several of one event share the time since the one
+    before, as if they had come apart.
+    """
     arrived = job.events_of(answer.body, answer.arrivals)
-    return [moment for moment, event in arrived if job.carries_output(event)]
+    counts = [(moment, int(job.carries_output(event))) for moment, event in arrived]
+    counts = [(moment, count) for moment, count in counts if count]
+    told, seen = job.outputs_told and job.outputs_told(answer.body), len(counts)
+    if told and told > sum(count for _, count in counts):
+        counts = [
+            (moment, told * (at + 1) // seen - told * at // seen)
+            for at, (moment, _) in enumerate(counts)
+        ]
+    moments = []
+    for moment, count in counts:
+        before = moments[-1] if moments else moment
+        moments += [before + (moment - before) * at / count for at in range(1, count + 1)]
+    return moments
 
 
 @contextmanager

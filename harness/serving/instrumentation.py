@@ -6,6 +6,7 @@ rest of its batch (LitServe answers the whole batch with the error of one, LitSe
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from litserve.utils import LitAPIStatus, LoopResponseType, PickleableHTTPExcepti
 from harness.process.groups import die_with_parent
 from harness.serving.abandoned import CLIENT_LEFT
 from harness.serving.counters import Counters, WorkerCounter
-from harness.serving.served_api import served
+from harness.serving.served_api import CannotServeError, served
 
 logger = logging.getLogger("litserve.instrumentation")
 
@@ -177,7 +178,12 @@ class InstrumentedAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         die_with_parent()
-        self.api.setup(device)
+        try:
+            self.api.setup(device)
+        except CannotServeError as error:
+            logging.getLogger("litserve.loops.loops").disabled = True  # it would log the traceback
+            print(error, file=sys.stderr, flush=True)
+            raise
         self.counter = WorkerCounter(self.counters, int(os.environ["LITSERVE_WORKER_ID"]))
         self.counter.set_up({name: getattr(self.api, name) for name in self.counters.setup_metrics})
 

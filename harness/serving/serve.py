@@ -21,6 +21,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from harness.process.control import API_KEY
@@ -103,8 +104,12 @@ def run_to_its_end(
     try:
         with contextlib.suppress(KeyboardInterrupt):
             run(server, **settings)
-    except (EOFError, ConnectionError, RuntimeError):  # no queue manager; a worker without a model
+    except (EOFError, ConnectionError):  # what waiting on LitServe's queue manager ends with
         watch.last_word()
+        raise
+    except RuntimeError as error:
+        if str(error).startswith("One or more workers failed to start"):  # and have said why
+            sys.exit("the server did not start: no worker could be set up")
         raise
     finally:
         watch.over.set()
@@ -162,6 +167,14 @@ def argument_parser(api: litserve.LitAPI) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     add_shared_flags(parser)
     add = parser.add_argument
+    add(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages from this origin call the server, e.g. http://localhost:3000, or '*' "
+        "(default: none; may be given several times)",
+    )
     add(
         "--restart-workers",
         action="store_true",
@@ -275,7 +288,7 @@ def litserver(
         workers_per_device=workers,
         timeout=QUEUE_TIMEOUT_S,
         model_metadata=metadata,
-        middlewares=[(AdmissionControl, admission)],
+        middlewares=[(AdmissionControl, admission), *cross_origin(options.cors)],
         callbacks=[QueueClock()],
         restart_workers=options.restart_workers,
     )
@@ -306,6 +319,17 @@ def guard_documentation(server: litserve.LitServer) -> None:
     for route in open_routes:
         app.router.routes.remove(route)
         app.add_api_route(route.path, route.endpoint, dependencies=key, include_in_schema=False)
+
+
+def cross_origin(origins: list[str]) -> list[tuple[type, dict[str, Any]]]:
+    """The middleware that lets browsers' pages from these origins call the server; none for none.
+
+    It stands before the others, so that a page may read refusals too.
+    """
+    if not origins:
+        return []
+    allowed = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    return [(CORSMiddleware, allowed | {"expose_headers": ["Retry-After"]})]
 
 
 def accelerator(asked: str) -> str:

@@ -13,6 +13,10 @@ from litserve.loops import LitLoop
 LITSERVES = "auto"  # LitServe's word for the loop that it chooses itself
 
 
+class CannotServeError(Exception):
+    """Raised in `setup` where one sentence, the message, says all: no traceback is printed."""
+
+
 class ServedAPIMeta(type(Protocol), type(litserve.LitAPI)):
     """Protocol and LitAPI each have a metaclass: what inherits from both needs one that is both."""
 
