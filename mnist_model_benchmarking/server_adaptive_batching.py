@@ -52,5 +52,4 @@ class AdaptiveBatchingAPI(BatchingAPI):
 
 if __name__ == "__main__":
     limit = BATCHING["max_batch_size"]
-    # Batches are small here: a second thread gains less than the HTTP process loses by it.
-    serve(AdaptiveBatchingAPI(max_batch_size=limit, loop=AdaptiveLoop()), threads_per_worker=1)
+    serve(AdaptiveBatchingAPI(max_batch_size=limit, loop=AdaptiveLoop()))

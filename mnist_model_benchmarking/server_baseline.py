@@ -9,6 +9,7 @@ from fastapi import HTTPException
 from torch import Tensor
 
 from harness.serving.serve import serve
+from harness.serving.served_api import ServedAPI
 from mnist_model_benchmarking.images import decode_base64, decode_images
 from mnist_model_benchmarking.model import SIDE, load_model
 
@@ -16,12 +17,13 @@ MAX_IMAGES = 512  # per request: a longer list holds up everybody behind it
 WARM_UP_SIZES = (1, 8, 64)
 
 
-class BaselineAPI(litserve.LitAPI):
+class BaselineAPI(litserve.LitAPI, ServedAPI):
     """{"image": base64} or {"images": [base64, ...]} in,
     {"predictions": [{"digit": 7, "probability": 0.998}, ...]} out.
     """
 
     dtype = torch.float32
+    threads_per_worker = 1  # the model is small: a second one takes more from HTTP than it gives
 
     def setup(self, device: str) -> None:
         self.device = device

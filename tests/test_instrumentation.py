@@ -221,7 +221,6 @@ def test_ingress_begins_when_the_client_sends_if_it_says_so_and_else_on_arrival(
         clock.now += 0.125
         QueueClock().on_request()
         clock.now += 2.0
-        QueueClock().on_response()
 
     middleware, counters = admission_control(clock, app)
     headers = [] if header is None else [(b"x-request-start", header.encode())]
@@ -232,13 +231,18 @@ def test_ingress_begins_when_the_client_sends_if_it_says_so_and_else_on_arrival(
     assert process["after_ingress_s"] == 2.0
 
 
-def test_a_request_that_no_worker_has_answered_is_not_counted(clock):
-    async def app(*_):
+@pytest.mark.parametrize("status", [504, 499])
+def test_a_request_that_no_worker_has_answered_is_not_counted(clock, status):
+    async def app(_, __, send):
         clock.now += 1.0
         QueueClock().on_request()
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def send(_):
+        pass
 
     middleware, counters = admission_control(clock, app)
-    asyncio.run(middleware(HTTP | {"headers": []}, receive, None))
+    asyncio.run(middleware(HTTP | {"headers": []}, receive, send))
     assert counters.snapshot()["http"][0]["requests"] == 0
 
 

@@ -44,7 +44,6 @@ def serve(
     api: litserve.LitAPI,
     *,
     workers_per_device: int = 1,
-    threads_per_worker: int | None = None,
     preloaded: Sequence[str] = (),
     max_concurrency: int = MAX_CONCURRENCY,
     max_wait_s: float = MAX_WAIT_S,
@@ -55,7 +54,6 @@ def serve(
         api: the LitAPI, as a script of its own would hand it to LitServer; what more it may tell is
             in harness.serving.served_api.
         workers_per_device: worker processes.
-        threads_per_worker: CPU threads of a worker's torch; None to share out the cores.
         preloaded: modules that are imported once, by a process that then forks the workers; none
             to start each as a new interpreter, as LitServe does.
         max_concurrency: requests that may be inside one HTTP process before it answers 503.
@@ -64,7 +62,7 @@ def serve(
     options = argument_parser(api).parse_args()
     prepare_to_serve(options)
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
-    threads = threads_per_worker or max(1, usable_cores() // workers_per_device)
+    threads = served(api).threads_per_worker or max(1, usable_cores() // workers_per_device)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     server = litserver(api, options, workers_per_device, max_concurrency, max_wait_s)
     watch = Watch(server, options.api_servers, options.response_timeout)

@@ -30,9 +30,11 @@ class ServedAPI(Protocol, metaclass=ServedAPIMeta):
     Attributes:
         setup_metrics: names of the attributes, all numbers, that `setup` measures; /stats tells
             them, per worker.
+        threads_per_worker: CPU threads of a worker's torch; None to share out the cores.
     """
 
     setup_metrics: tuple[str, ...] = ()
+    threads_per_worker: int | None = None
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags of the script's own to those that all server scripts share."""
