@@ -154,6 +154,14 @@ def test_odd_bodies_disturb_no_chat_beside_them_and_are_refused_in_a_sentence(ch
     assert fuzzed(chat, CHAT, odd, chat_request, right) == []
 
 
+def test_a_body_nested_too_deeply_for_the_queue_is_refused_in_a_sentence(mnist):
+    for depth in (400, 700, 2_000):
+        body = '{"image": ' + "[" * depth + "]" * depth + "}"
+        reply = post(f"{mnist.url}/predict", body.encode())
+        assert reply.status_code == 400, (depth, reply.text)
+        assert len(sentence_of(reply).split()) > 2
+
+
 def busy_s(server: Server) -> float:
     """Seconds that the workers were at work so far."""
     return sum(sum(row["busy_s"].values()) for row in server.stats()["workers"])

@@ -350,6 +350,8 @@ def explain_refusals(app: FastAPI, refusal: Callable[..., JSONResponse]) -> None
 
     @app.exception_handler(HTTPException)
     async def pass_on(_: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__context__, RecursionError):  # it cannot be pickled for the worker
+            return refusal(400, "the body is nested too deeply")
         return refusal(error.status_code, error.detail, error.headers)
 
 
