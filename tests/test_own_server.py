@@ -176,7 +176,7 @@ def test_a_script_that_streams_has_times_of_its_first_event_and_between_events(t
 )
 def test_verdicts_are_those_that_the_script_was_written_to_have(tmp_path, script, vary, expected):
     script_in(tmp_path, script)
-    words = f"my_server.py --body requests.jsonl --concurrency 8 --minutes 1 --vary {vary}"
+    words = f"my_server.py --body requests.jsonl --concurrency 8 --minutes 2 --vary {vary}"
     results, _ = measured(tmp_path, *words.split())
     verdicts = percents(results)
     assert verdicts.keys() == expected.keys()
