@@ -92,9 +92,9 @@ def test_each_load_has_lines_of_its_own_winner_with_the_http_processes_that_were
 
 def test_where_nothing_is_known_to_be_faster_nothing_is_to_be_put_into_the_script():
     run = own_results({(BATCH, "1"): (3.0, "undecided")})
-    assert lines_to_add(run) == [
-        "nothing to change in the script: no setting is known to be faster"
-    ]
+    nothing = "nothing to change in the script: no setting is known to be faster by more than 5 %"
+    assert lines_to_add(run) == [nothing]
+    assert lines_to_add(own_results({(BATCH, "1"): (1.0, "faster")})) == [nothing]
     alone = replace(run, variants={"as_written": run.variants["as_written"]}, verdicts=[])
     assert (lines_to_add(alone), sentences(alone)) == ([], [])
 

@@ -181,6 +181,9 @@ def test_verdicts_are_those_that_the_script_was_written_to_have(tmp_path, script
     verdicts = percents(results)
     assert verdicts.keys() == expected.keys()
     for name, (word, percent) in expected.items():
+        if word == "same":  # one that is known to 0.1 % may be faster by 1
+            assert abs(verdicts[name][1]) < 5, (name, verdicts[name])
+            continue
         assert verdicts[name][0] == word, (name, verdicts[name])
         if percent is not None:
             factor = 1 + percent / 100

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 
-from harness.judge.verdicts import FASTER, SAME, SLOWER, UNDECIDED
+from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED
 from harness.results.schema import Comparison, Results, VariantResult
 
 ORDER = FASTER, SAME, UNDECIDED, SLOWER
@@ -78,14 +78,21 @@ def lines_to_add(results: Results) -> list[str]:
         if name := fastest(comparisons(results, load)):
             winners.setdefault(name, []).append(load)
     if not winners:
-        return ["nothing to change in the script: no setting is known to be faster"]
+        return [
+            "nothing to change in the script: no setting is known to be faster by more than "
+            f"{MARGIN_PERCENT:g} %"
+        ]
     said = [line for name, loads in winners.items() for line in of_winner(results, name, loads)]
     return said + untried(results)
 
 
 def fastest(known: dict[str, Comparison]) -> str | None:
     """The variant that is known to be faster than the script as written, and by most."""
-    faster = {name: each.percent for name, each in known.items() if each.verdict == FASTER}
+    faster = {
+        name: each.percent
+        for name, each in known.items()
+        if each.verdict == FASTER and each.percent > MARGIN_PERCENT
+    }
     return max(faster, key=faster.get, default=None)
 
 
