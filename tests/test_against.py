@@ -22,6 +22,7 @@ from harness.judge.comparison import IMPROVED, UNKNOWN, refuse_incomparable, sum
 from harness.judge.judgement import judged
 from harness.judge.revisions import revision_rows
 from harness.measure.stats import refuse_other_stats
+from harness.process.groups import signals_as_interrupt
 from harness.process.launch import ServerFailedError, running_server
 from harness.process.revision import NoRevisionError, Revision, checked_out
 from harness.readme import published
@@ -170,7 +171,7 @@ def test_the_server_of_a_revision_runs_its_code_and_keeps_what_it_compiles(monke
 
 def test_a_server_without_a_run_id_in_stats_is_refused_with_one_sentence():
     with checked_out("HEAD") as revision:
-        run_id = '{"run_id": options.run_id} | counters', "counters"
+        run_id = '{"run_id": run_id} | totals_of', "totals_of"
         alter(revision, "harness/serving/serve.py", *run_id)
         with (
             running_server(STEADY, "--accelerator", "cpu", root=revision.root) as server,
@@ -457,7 +458,11 @@ def test_the_benchmark_ends_with_the_exit_code_and_leaves_no_worktree(
 
 
 def test_sigterm_leaves_no_worktree(own_worktrees):
-    with contextlib.suppress(KeyboardInterrupt), harness.cli.other_revision("HEAD") as revision:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        signals_as_interrupt(),
+        harness.cli.other_revision("HEAD") as revision,
+    ):
         assert len(own_worktrees()) == 1
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
