@@ -51,6 +51,15 @@ def test_every_setting_is_named_under_every_load_the_fastest_value_first():
     ]
 
 
+def test_a_difference_that_is_known_to_lie_within_the_margin_is_told_as_the_same():
+    run = own_results({(WORKERS_2, "8"): (1.0, "faster")})
+    (made,) = run.verdicts
+    known = replace(made, comparison=replace(made.comparison, ci95=(0.8, 1.2)))
+    assert sentences(replace(run, verdicts=[known])) == [
+        f"for 8 at a time: {WORKERS_2}, same within 5 % [+1, +1]"
+    ]
+
+
 def test_only_what_is_known_to_be_faster_becomes_a_line_and_where_it_is_slower_is_said():
     run = own_results(
         {

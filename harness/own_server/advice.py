@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 
-from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED
+from harness.judge.verdicts import FASTER, MARGIN_PERCENT, SAME, SLOWER, UNDECIDED, signed
 from harness.results.schema import Comparison, Results, VariantResult
 
 ORDER = FASTER, SAME, UNDECIDED, SLOWER
@@ -61,12 +62,24 @@ def of_values(setting: str, known: dict[str, Comparison]) -> str:
 
 
 def comparisons(results: Results, load: str) -> dict[str, Comparison]:
-    """By variant, its comparison with the script as written under this load."""
+    """By variant, its comparison with the script as written under this load; a difference that is
+    known to lie within the margin is none that one would change a script for.
+    """
     return {
-        each.variant: each.comparison
+        each.variant: within_margin(each.comparison)
         for each in results.verdicts
         if each.against == results.baseline and each.load == load
     }
+
+
+def within_margin(comparison: Comparison) -> Comparison:
+    """The comparison, called the same where all of its interval lies within the margin."""
+    if not comparison.ci95 or max(map(abs, comparison.ci95)) >= MARGIN_PERCENT:
+        return comparison
+    low, high = map(signed, comparison.ci95)
+    return replace(
+        comparison, verdict=SAME, text=f"{SAME} within {MARGIN_PERCENT:g} % [{low}, {high}]"
+    )
 
 
 def lines_to_add(results: Results) -> list[str]:
