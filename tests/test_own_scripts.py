@@ -97,6 +97,7 @@ def test_a_plain_script_is_measured_per_worker_with_stages_and_its_settings_told
         assert server.info["settings"]["timeout"] == 45
         assert server.info["settings"]["devices"] == "auto"
         assert (server.info["workers_per_device"], server.info["streams"]) == (2, False)
+        assert server.info["api"] == "SimpleLitAPI"
         assert "loading two models on cpu" in server.log.read_text()
 
 

@@ -120,6 +120,7 @@ def told(
             "max_batch_size": api.max_batch_size,
             "batch_timeout_s": api.batch_timeout,
             "streams": api.stream,
+            "api": type(api).__name__,
         }
         for api in server.litapi_connector
     }

@@ -74,9 +74,10 @@ def comparisons(results: Results, load: str) -> dict[str, Comparison]:
 
 def within_margin(comparison: Comparison) -> Comparison:
     """The comparison, called the same where all of its interval lies within the margin."""
-    if not comparison.ci95 or max(map(abs, comparison.ci95)) >= MARGIN_PERCENT:
+    decided = comparison.verdict in (FASTER, SLOWER) and comparison.ci95
+    if not decided or max(map(abs, decided)) >= MARGIN_PERCENT:
         return comparison
-    low, high = map(signed, comparison.ci95)
+    low, high = map(signed, decided)
     return replace(
         comparison, verdict=SAME, text=f"{SAME} within {MARGIN_PERCENT:g} % [{low}, {high}]"
     )
