@@ -361,6 +361,7 @@ from tests.test_runs import options
 if __name__ == "__main__":
     # the tests may run in the background, where SIGINT is ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as without nohup
     wanted = options(Path(sys.argv[1]), concurrency=[4], minutes=20)
     results = run(suite("steady"), wanted, Console())
     print("kept", len(results.windows))
@@ -414,6 +415,7 @@ def suite():
         models("sleep", 600)
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as without nohup
     sys.exit(benchmark(suite, options(Path(sys.argv[1]), force=True, against=None)))
 """
 

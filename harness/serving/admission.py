@@ -66,7 +66,6 @@ class RequestTimes:
     def enter_queue(self) -> None:
         """Call it when the request is put into LitServe's queue."""
         self.queued = self.clock()
-        self.answered = True
 
     def add_to(self, counter: HttpCounter) -> None:
         """Add the request, now at its end, to the totals, if it was answered."""
@@ -98,6 +97,7 @@ class QueueClock(litserve.Callback):
         times = request_times.get()
         if times is not None:
             times.enter_queue()
+            times.answered = True  # unless it turns out to be NOT_SERVED
 
 
 class ResponseBuffer(dict):
