@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -25,7 +24,7 @@ from harness.load.runner import load_process
 from harness.process.groups import end_group
 from harness.process.launch import Server, free_port, healthy, running_server
 from harness.process.limits import raise_open_files
-from harness.process.module_command import module_command
+from harness.process.module_command import module_command, module_environment
 from harness.serving.abandoned import SLOTS, Abandoned
 from harness.serving.admission import AdmissionControl, RequestTimes
 from harness.serving.bounds import Bounds
@@ -459,7 +458,9 @@ def server_allowed(open_files: int) -> Iterator[str]:
     """The URL of a server that may have so many files open; running_server inherits our limits."""
     port = free_port()
     command = f"ulimit -n {open_files}; exec {' '.join(module_command(BOUNDED[0]))} --port {port}"
-    process = subprocess.Popen(["bash", "-c", command], env=os.environ, start_new_session=True)
+    process = subprocess.Popen(
+        ["bash", "-c", command], env=module_environment(), start_new_session=True
+    )
     try:
         while not healthy(f"http://127.0.0.1:{port}"):
             assert process.poll() is None

@@ -555,7 +555,7 @@ def test_every_epoch_ends_with_capacity_blocks_of_all_servers_each_at_its_own_ra
     servers = {tuple(sorted(each.server for each in block)) for block in blocks.values()}
     assert servers == {("A/A control", "paced", "slowed")}
     assert {epoch for epoch, _ in blocks} == {0, 1}
-    assert len({each.offered_rate for block in blocks.values() for each in block}) > 5
+    assert len({each.offered_rate for block in blocks.values() for each in block}) > 3
     for epoch in (0, 1):
         ordinary = {window.block for window in results.windows if window.epoch == epoch}
         assert max(ordinary) < min(block for of, block in blocks if of == epoch)
