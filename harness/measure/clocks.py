@@ -3,9 +3,7 @@
 import time
 from typing import NamedTuple
 
-DISTURBED_S = (
-    0.1  # well above what keeping a clock right takes, and what reading three of them does
-)
+DISTURBED_S = 0.1  # well above what keeping a clock right takes, or reading three of them
 
 
 class Clocks(NamedTuple):

@@ -650,9 +650,7 @@ class Campaign:
         def mark() -> None:
             try:
                 marks.append((server.stats(), self.meter.read(tree)))
-            except (
-                ServerFailedError
-            ) as error:  # how its requests ended is worth knowing all the same
+            except ServerFailedError as error:  # how its requests ended is worth knowing still
                 failures.append(error)
 
         with self.meter.gpu_samples() as gpu:

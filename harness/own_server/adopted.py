@@ -19,9 +19,7 @@ from harness.serving.counters import Counters, WorkerCounter
 from harness.serving.serve import observe
 from harness.serving.served_api import served
 
-COUNTED_SIZES = (
-    1024  # of batches, at least: setup may ask for larger ones than its API was made for
-)
+COUNTED_SIZES = 1024  # of batches, at least: setup may ask for larger ones than were made known
 
 
 class Adopted(NamedTuple):
