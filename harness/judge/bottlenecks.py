@@ -67,7 +67,7 @@ def limited_by(row: Row, variant: VariantResult, cores: int) -> str:
         share = served / no_op.requests_per_second
         if share >= NEAR:
             what = (
-                "at the no-op server's rate"
+                "at or above the no-op server's rate"
                 if share >= 1
                 else f"{100 * share:.0f} % of the no-op server"
             )
