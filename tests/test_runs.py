@@ -546,16 +546,16 @@ def test_every_epoch_ends_with_capacity_blocks_of_all_servers_each_at_its_own_ra
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(capacity, "SLOS", 5)  # short windows: how well they know is not asked here
-    wanted = {"concurrency": [4], "slo_p99_ms": 90.0, "epochs": 2, "minutes": 0.2}
+    wanted = {"concurrency": [4], "slo_p99_ms": 90.0, "epochs": 2, "minutes": 0.4}
     results, log = measured(tmp_path, ("paced", "slowed"), **wanted)
-    assert "0.4 min, half of it for capacities at p99 90 ms, 2 epoch(s)" in log
+    assert "0.8 min, half of it for capacities at p99 90 ms, 2 epoch(s)" in log
     blocks: dict[tuple[int, int], list] = {}
     for window in results.capacity_windows:
         blocks.setdefault((window.epoch, window.block), []).append(window)
     servers = {tuple(sorted(each.server for each in block)) for block in blocks.values()}
     assert servers == {("A/A control", "paced", "slowed")}
     assert {epoch for epoch, _ in blocks} == {0, 1}
-    assert len({each.offered_rate for block in blocks.values() for each in block}) > 3
+    assert len({each.offered_rate for block in blocks.values() for each in block}) > 5
     for epoch in (0, 1):
         ordinary = {window.block for window in results.windows if window.epoch == epoch}
         assert max(ordinary) < min(block for of, block in blocks if of == epoch)
