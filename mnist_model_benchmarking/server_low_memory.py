@@ -7,9 +7,9 @@ from harness.serving.serve import serve
 from mnist_model_benchmarking.server_batching import BATCHING
 from mnist_model_benchmarking.server_batching_workers import WORKERS, BatchingWorkersAPI
 
-# Of the 304 MiB that each worker of batching_workers holds for itself, 288 are what importing torch
-# and LitServe leaves behind: Python objects, relocated libraries. A fork shares them until it
-# writes to them. The weights are 3 MiB, and fewer malloc arenas save nothing that can be measured.
+# Nearly all that a worker of batching_workers holds for itself is what importing torch and LitServe
+# leaves behind: Python objects, relocated libraries (README, "Memory"). A fork shares them until it
+# writes to them. The weights are little, and fewer malloc arenas saved nothing.
 PRELOADED = ["mnist_model_benchmarking.server_batching_workers"]
 
 

@@ -80,7 +80,7 @@ def test_memory_is_drawn_by_role_beside_the_speed(tmp_path):
     page = words(memory_figure(run))
     for text in (
         "server: workers",
-        "shared by several",
+        "its part of pages shared",
         "100",
         "GPU memory",
         "700",

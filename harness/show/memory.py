@@ -19,10 +19,14 @@ from harness.show.panels import (
 
 MEMORY_PATH = "utilisation/memory.png"
 MB = 1e6
-SHARED = "shared by several processes"
+SHARED = "its part of pages shared, with other servers too"
 HEADINGS = (
     *("workers", "private MB, all workers", "private MB, one worker"),
-    *("whole server MB, shared pages once", "GPU MB", "best {unit}/s"),
+    *(
+        "whole server MB, with its part of pages shared, with other servers too",
+        "GPU MB",
+        "best {unit}/s",
+    ),
 )
 
 
