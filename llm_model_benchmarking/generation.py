@@ -1,5 +1,6 @@
 """What a generation consists of: the prompt, the choice of a token, text as tokens come."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # how a vocabulary with byte fallback writes one
 LEAST_TEMPERATURE = 0.01  # below, probabilities overflow; only the first choice is left anyway
 
 
@@ -177,21 +179,42 @@ class TextStream:
         self.tokenizer, self.stop, self.min_tokens = tokenizer, stop, min_tokens
         self.stream = DecodeStream(skip_special_tokens=True)
         self.ids: list[int] = []
-        self.decoded = 0  # characters that the stream has given
+        self.stepped = 0  # ids that the stream has taken
+        self.decoded = 0  # characters that it has given
         self.held = ""  # text that may turn out to begin a stop text
         self.stopped = False
 
     def add(self, id_: int) -> str:
         """The text that this token makes certain; empty if it completes nothing."""
         self.ids.append(id_)
-        piece = self.stream.step(self.tokenizer.backend_tokenizer, id_) or ""
-        self.decoded += len(piece)
-        return piece if len(self.ids) <= self.min_tokens else self.certain(piece)
+        if self.is_open(id_):
+            return ""
+        ids = self.ids[self.stepped :]
+        piece = self.stream.step(self.tokenizer.backend_tokenizer, ids) or ""
+        return self.given(piece)
+
+    def is_open(self, id_: int) -> bool:
+        """Whether text that ends in this token may still change.
+
+        Tokens of one byte (Llama 2, Gemma) are decoded as a run: one that is not valid UTF-8 turns
+        the whole run into replacement characters. Tokens without text do not end it.
+        """
+        tokenizer = self.tokenizer.backend_tokenizer
+        return bool(BYTE.fullmatch(tokenizer.id_to_token(id_) or "")) or not tokenizer.decode([id_])
 
     def rest(self) -> str:
         """What is left when no token follows: text held back, bytes that are no whole character."""
         tail = self.tokenizer.decode(self.ids, skip_special_tokens=True)[self.decoded :]
-        return self.certain(tail) + self.held
+        return self.given(tail) + self.held
+
+    def given(self, piece: str) -> str:
+        """What is certain of the text of the latest ids, none of it searched before min_tokens."""
+        free = len(piece) if len(self.ids) <= self.min_tokens else 0
+        if self.stepped < self.min_tokens < len(self.ids):
+            first = self.tokenizer.decode(self.ids[: self.min_tokens], skip_special_tokens=True)
+            free = max(0, len(first) - self.decoded)
+        self.stepped, self.decoded = len(self.ids), self.decoded + len(piece)
+        return piece[:free] + self.certain(piece[free:])
 
     def certain(self, piece: str) -> str:
         """What of the held text and this piece lies before a stop text, or cannot begin one."""

@@ -216,9 +216,9 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
         for token in tokens:
             text = text or TextStream(self.tokenizer, token.prompt.stop, token.prompt.min_tokens)
             piece = "" if token.finish_reason == "stop" else text.add(token.id)
-            reason = "stop" if text.stopped else token.finish_reason
-            if reason and not text.stopped:
+            if token.finish_reason and not text.stopped:
                 piece += text.rest()
+            reason = "stop" if text.stopped else token.finish_reason
             yield {
                 "text": piece,
                 "token_id": token.id,

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import random
 import shutil
 import time
 from collections import deque
@@ -9,7 +10,13 @@ from collections import deque
 import pytest
 import torch
 from litserve.utils import LitAPIStatus
-from transformers import AutoModelForCausalLM, AutoTokenizer, generation
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    generation,
+)
 
 from harness.serving.served_api import CannotServeError
 from llm_model_benchmarking.generation import Prompt, Sampler, TextStream
@@ -97,6 +104,67 @@ def test_text_comes_in_whole_characters_and_is_complete_at_the_end(tokenizer):
     first_byte = tokenizer.encode("é", add_special_tokens=False)[0]
     assert broken.add(first_byte) == ""
     assert broken.rest() == "\ufffd"
+
+
+@pytest.fixture(scope="module", params=["as in Llama 2", "as in Gemma"])
+def byte_fallback(request):
+    """A tokenizer that writes what it has no token for, line feeds too, as tokens of one byte."""
+    words = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words += ["▁", "▁▁", *"abSTOP.", "日", "▁a", "▁ab", "\ufffd"]
+    ids = {word: id_ for id_, word in enumerate(words)}
+    merges = [("▁", "▁"), ("▁", "a"), ("▁a", "b")]
+    bpe = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", byte_fallback=True))
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if request.param == "as in Llama 2":  # which begins every text with a space
+        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), bpe.normalizer])
+        steps.append(decoders.Strip(" ", left=1))
+    bpe.decoder = decoders.Sequence(steps)
+    bpe.add_special_tokens([AddedToken("</s>", special=True), AddedToken("<unk>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    "text", ["ab\n\nab", "日本a 🙂🙂\n", "é", "  a\x00 \x7f", "a\ufffdb", *TEXTS]
+)
+def test_text_of_single_bytes_comes_in_whole_characters_and_is_complete(byte_fallback, text):
+    stream = TextStream(byte_fallback, ())
+    pieces = [stream.add(id_) for id_ in byte_fallback.encode(text, add_special_tokens=False)]
+    assert "".join(pieces) + stream.rest() == text
+    assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
+
+
+def test_pieces_of_any_tokens_join_to_what_the_tokenizer_decodes(byte_fallback, tokenizer):
+    """Bytes that are no UTF-8, special tokens and ids without a token between them."""
+    draw = random.Random(4)
+    for each in (byte_fallback, tokenizer):
+        likely = [each.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in (10, 0xC3, 0xA9, 0xE6)]
+        for _ in range(2000):
+            ids = [
+                draw.choice([draw.randrange(290), *likely]) for _ in range(draw.randrange(1, 12))
+            ]
+            stream = TextStream(each, (), min_tokens=draw.randrange(8))
+            pieces = "".join(stream.add(id_) for id_ in ids)
+            whole = each.decode(ids, skip_special_tokens=True)
+            assert pieces + stream.rest() == whole, ids
+
+
+def test_a_line_feed_that_is_a_byte_stops_an_answer_but_not_before_min_tokens(byte_fallback):
+    ids = byte_fallback.encode("ab\nab\nS", add_special_tokens=False)
+    first, second = (at for at, id_ in enumerate(ids) if byte_fallback.decode([id_]) == "\n")
+
+    def sent(min_tokens: int, tokens: list[int]) -> tuple[str, bool]:
+        stream, text = TextStream(byte_fallback, ("\n",), min_tokens), ""
+        for id_ in tokens:
+            text += stream.add(id_)
+            if stream.stopped:
+                return text, True
+        return text + stream.rest(), stream.stopped
+
+    assert sent(0, ids) == sent(first, ids) == sent(0, ids[: first + 1]) == ("ab", True)
+    assert sent(first + 1, ids) == sent(second, ids) == ("ab\nab", True)
+    assert sent(second + 1, ids) == ("ab\nab\nS", False)
+    assert sent(second + 1, ids[: second + 1]) == ("ab\nab\n", False)
 
 
 def test_nothing_of_a_stop_text_is_sent_even_if_it_spans_tokens(tokenizer):
