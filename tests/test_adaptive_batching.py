@@ -112,7 +112,12 @@ class Batches:
         if not self.waiting:
             raise Empty
         number = self.waiting.pop(0)
-        return 0, number, 0.0, {"n": number}  # it entered long ago: the loop looks for more
+        return (
+            0,
+            f"{number:012x}",
+            0.0,
+            {"n": number},
+        )  # it entered long ago: the loop looks for more
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +130,8 @@ def served(*batches: list[int], timeout_s: float | bool = False) -> tuple[dict[i
     answers = {}
 
     def send(message: tuple, consumer_id: int) -> None:
-        number, (content, status, kind, _) = message
+        uid, (content, status, kind, _) = message
+        number = int(uid, 16)
         assert (consumer_id, kind, number in answers) == (0, LoopResponseType.REGULAR, False)
         answers[number] = pickle.loads(content) if isinstance(content, bytes) else content, status
 

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import json
+import math
+import random
 import socket
 import subprocess
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +28,7 @@ from harness.process.groups import end_group
 from harness.process.launch import Server, free_port, healthy, running_server
 from harness.process.limits import raise_open_files
 from harness.process.module_command import module_command, module_environment
-from harness.serving.abandoned import SLOTS, Abandoned
+from harness.serving.abandoned import SLOTS, Abandoned, number_of
 from harness.serving.admission import AdmissionControl, RequestTimes
 from harness.serving.bounds import Bounds
 from harness.serving.connections import HEAD_BYTES, Connections
@@ -255,6 +258,13 @@ def test_abandoned_requests_are_known_and_no_others():
     assert uids[0] not in abandoned
     abandoned.add(uids[5])
     assert [n for n, uid in enumerate(uids) if uid in abandoned] == [5]
+
+
+def test_random_uuids_and_their_texts_are_the_same_requests_and_reach_all_slots():
+    uids = [uuid.UUID(int=random.Random(n).getrandbits(128), version=4) for n in range(10_000)]
+    assert [number_of(uid) for uid in uids] == [number_of(str(uid)) for uid in uids]
+    reached = {number_of(uid) % SLOTS for uid in uids}
+    assert len(reached) / SLOTS == pytest.approx(1 - math.exp(-10_000 / SLOTS), abs=0.02)
 
 
 @pytest.mark.parametrize(
