@@ -135,6 +135,15 @@ def test_a_process_that_stays_stopped_is_lost(log, kind):
         assert got_an_error(request)
 
 
+def test_health_is_503_before_a_stopped_worker_counts_as_lost(log):
+    with launched(log) as server:
+        server.child("worker").suspend()
+        until(lambda: not healthy(server.url))
+        assert server.process.poll() is None
+        assert "stopped" not in log.read_text()
+        assert "has been stopped for 3 s; the server ends\n" in server.last_words()
+
+
 @pytest.mark.parametrize("kind", ["worker", "queue manager"])
 def test_a_process_that_is_killed_while_the_model_loads_ends_the_server(log, kind):
     with launched(log, "--load-s", str(LIMIT_S), loading=True) as server:
@@ -311,6 +320,16 @@ def test_time_spent_frozen_brings_no_answer_nearer_to_its_deadline():
     error, status = request.response
     assert (error.status_code, status) == (504, LitAPIStatus.ERROR)
     assert request.event.is_set()
+
+
+@pytest.mark.parametrize("of_api", [True, False])
+def test_an_api_is_asked_for_its_health_unless_a_worker_is_stopped(of_api):
+    beating = Beating(response_timeout_s=60)
+    assert beating.heart.health(lambda: of_api) == of_api
+    beating.hearts.stopped[1] = True
+    assert not beating.heart.health(lambda: of_api)
+    beating.hearts.stopped[1] = False
+    assert beating.heart.health(lambda: of_api) == of_api
 
 
 def test_only_what_the_dead_worker_had_inside_is_answered_for_it():

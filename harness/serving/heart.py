@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import litserve
@@ -24,12 +25,14 @@ class Hearts:
     Attributes:
         beats: by HTTP process, when its last beat began, monotonic seconds; 0 before the first.
         deaths: by worker, how often it has died.
+        stopped: by worker, whether a signal has stopped it.
     """
 
     def __init__(self, api_servers: int, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.beats = context.RawArray("d", api_servers)
         self.deaths = context.RawArray("q", workers)
+        self.stopped = context.RawArray("b", workers)
 
 
 class Heart:
@@ -37,7 +40,8 @@ class Heart:
 
     It answers 500 for requests whose worker has died, as far as the workers tell whose they are
     (LitServe's `restart_workers`), and 504 for those that have waited too long for an answer or,
-    in a stream, its next piece. Time in which this process was frozen does not count.
+    in a stream, its next piece. Time in which this process was frozen does not count. /health is
+    503 while a worker is stopped.
 
     Args:
         response_timeout_s: how long is too long.
@@ -64,12 +68,18 @@ class Heart:
         """The app's own, with a heart that beats meanwhile."""
         if self.server.litapi_connector.any_stream():
             self.listen()
+        for api in self.server.litapi_connector:  # LitServe's /health asks each
+            api.health = partial(self.health, api.health)
         async with self.inner(app) as state:
             beating = asyncio.create_task(self.keep_beating(int(os.environ["LITSERVE_WORKER_ID"])))
             try:
                 yield state
             finally:
                 beating.cancel()
+
+    def health(self, of_api: Callable[[], Any]) -> Any:
+        """What an API says of itself, unless a worker is stopped."""
+        return not any(self.hearts.stopped) and of_api()
 
     def listen(self) -> None:
         """Note when pieces of a stream arrive."""

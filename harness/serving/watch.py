@@ -131,8 +131,11 @@ class Watch(threading.Thread):
 
     def examine(self, now: float) -> None:
         """Deal with processes that are there, but of no use."""
-        for process in self.processes():
-            if self.stopped.lasted_s(process, is_stopped(process), now) >= STOPPED_S:
+        stopped = {process: is_stopped(process) for process in self.processes()}
+        for number, process in enumerate(getattr(self.server, "inference_workers", [])):
+            self.hearts.stopped[number] = stopped.get(process, False)
+        for process, shows in stopped.items():
+            if self.stopped.lasted_s(process, shows, now) >= STOPPED_S:
                 self.lost(process, f"has been stopped for {STOPPED_S:g} s")
         for number, process in enumerate(self.http):
             beat = self.hearts.beats[number]
