@@ -1,5 +1,4 @@
-"""Tests in several processes (`pytest -n 2`): which stay together, which run alone, what all share.
-"""
+"""Tests in several processes (`pytest -n 2`): which stay together, which run alone."""
 
 import fcntl
 import os
