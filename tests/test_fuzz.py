@@ -183,6 +183,7 @@ OVERSIZED = {
 BUSY_S = 1.0  # what a request may take of a worker for being refused
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", OVERSIZED)
 def test_an_oversized_chat_is_refused_before_it_occupies_the_worker(chat, name):
     before, began = busy_s(chat), time.monotonic()
@@ -193,6 +194,7 @@ def test_an_oversized_chat_is_refused_before_it_occupies_the_worker(chat, name):
     assert reply.status_code == 200 or len(sentence_of(reply).split()) > 2
 
 
+@pytest.mark.alone
 def test_512_big_images_are_bounded(mnist):
     before = busy_s(mnist)
     body = json.dumps({"images": [big_image()] * 380}).encode()

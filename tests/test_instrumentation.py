@@ -340,6 +340,7 @@ def test_what_an_api_measures_in_setup_is_told_and_what_it_does_not_tell_has_def
     assert served(silent).refusal(400, "no").body == b'{"detail":"no"}'
 
 
+@pytest.mark.alone
 def test_a_servers_stages_arrive_in_its_stats(monkeypatch):
     """The least disturbed of a few requests, for a machine may stall."""
     monkeypatch.chdir(ROOT)

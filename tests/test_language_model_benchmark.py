@@ -279,7 +279,7 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
 
 def test_a_whole_run_says_what_it_ran_and_measures_every_number(tmp_path):
     flags = (
-        "--force --quick --minutes 0.8 --model random:tiny --variants baseline --concurrency 1,2"
+        "--force --quick --minutes 0.2 --model random:tiny --variants baseline --concurrency 1,2"
     )
     done = subprocess.run(
         [sys.executable, SCRIPT, *flags.split(), "--output-tokens", "12", "--output-dir", tmp_path],

@@ -209,6 +209,7 @@ def test_an_encoded_body_is_refused_in_openais_words_and_head_is_answered(server
     assert (reply.status_code, reply.content) == (200, b"")
 
 
+@pytest.mark.alone
 def test_a_client_that_leaves_frees_the_worker_for_the_next_one_and_is_not_counted(server):
     """In one try of five: where a machine stalls, an answer is complete before its client leaves,
     and is rightly waited for and counted.

@@ -481,6 +481,7 @@ def server_allowed(open_files: int) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.alone
 def test_2000_idle_connections_slow_senders_and_slow_readers_stop_nobody():
     """Where 1,000 files may be open."""
     kinds = b"", b"POST /pred", head(100) + b"{", request(answer_bytes=100_000)

@@ -1,0 +1,58 @@
+"""Tests in several processes (`pytest -n 2`): which stay together, which run alone."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+MACHINE, TURNSTILE = Path(__file__), Path(__file__).parent  # locked as they are: nothing is left
+
+
+@contextmanager
+def locked(path: Path, kind: int) -> Iterator[None]:
+    """A lock, `fcntl.LOCK_EX` or `LOCK_SH`, that no process which is forked meanwhile keeps."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, kind)
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked `alone` waits for the other processes' tests to end, and they for it.
+
+    Its fixtures are set up alone as well, a whole run that a module shares included.
+    """
+    with ExitStack() as held:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+            with locked(TURNSTILE, fcntl.LOCK_EX):  # who comes after one that waits, waits too
+                held.enter_context(locked(MACHINE, kind))
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what a module's fixture has launched go to one process, others to any."""
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.items()  # pytest tells scopes nowhere else
+        shared = [name for name, (*_, last) in fixtures if last.scope == "module"]
+        if shared:
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            which = [str(params[name]) for name in shared if name in params]
+            item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *which])))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All servers of all tests share what torch compiles, and find none of earlier days."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        yield
