@@ -225,7 +225,7 @@ def test_an_error_names_field_and_code_as_openai_does(server):
     ("body", "words"),
     [
         (b'{"messages": "\xe9"}', "it is not UTF-8"),
-        (b'{"max_tokens": %b}' % (b"9" * 5000), "a number in it has too many digits"),
+        (b'{"max_tokens": %b}' % (b"9" * 5000), "a number in it is too long"),
         (b"[" * 100_000, "nested too deeply"),
     ],
     ids=["Latin 1", "digits", "nested"],

@@ -361,7 +361,7 @@ def explain_refusals(app: FastAPI, refusal: Callable[..., JSONResponse]) -> None
 def unreadable(error: ValueError) -> str:
     """Why Python's parser cannot read a body that may well be JSON."""
     not_text = isinstance(error, UnicodeDecodeError)
-    reason = "it is not UTF-8" if not_text else "a number in it has too many digits"
+    reason = "it is not UTF-8" if not_text else "a number in it is too long"
     return f"the body must be a JSON object, but {reason}"
 
 
