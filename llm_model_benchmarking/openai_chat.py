@@ -42,7 +42,8 @@ class OpenAIChat(OpenAISpec):
         super().__init__()
         self.left = multiprocessing.get_context("spawn").RawArray(c_longlong, TICKETS)
         self.ticket, self.ticket_maker = 0, 0
-        self.add_endpoint("/v1/models", self.models, ["GET"])
+        for path in ("/v1/models", "/v1/models/"):
+            self.add_endpoint(path, self.models, ["GET"])
         self.add_endpoint("/v1/models/{name:path}", self.model, ["GET"])
 
     def new_ticket(self) -> int:

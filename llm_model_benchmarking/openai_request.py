@@ -118,6 +118,7 @@ WITHOUT_EFFECT = {
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "prompt_cache_options",
     "prediction",  # makes an answer faster, not another one
     "parallel_tool_calls",  # there are no calls
     "request_id",
@@ -172,6 +173,7 @@ UNKNOWN = "this server does not honour it, and it could change the answer; leave
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 RESULTS = ("tool", "function")
 FIELDS = {"role", "content"}  # of every message
+FIELDS_OF_PARTS = {"type", "cache_control", "prompt_cache_breakpoint"}  # besides its text
 FIELDS_OF = {
     "assistant": {"tool_calls", "function_call", "refusal", "annotations"},
     "tool": {"tool_call_id", "name"},
@@ -280,9 +282,7 @@ def told_message(message: Any, at: str) -> dict[str, str]:
     role = message.get("role")
     if role not in ROLES:
         raise refused(f"{at}.role must be one of {', '.join(ROLES)}", f"{at}.role")
-    for name, value in message.items():
-        if name not in FIELDS | FIELDS_OF.get(role, set()) and value is not None:
-            raise refused(f"{at}.{shown(name)}: {UNKNOWN}", f"{at}.{shown(name)}")
+    refuse_unknown(message, FIELDS | FIELDS_OF.get(role, set()), at)
     calls = calls_of(message, at)
     content = message.get("content")
     if content is None:
@@ -291,6 +291,13 @@ def told_message(message: Any, at: str) -> dict[str, str]:
     if role in RESULTS:
         return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
     return {"role": role, "content": "\n".join(part for part in (text, *calls) if part)}
+
+
+def refuse_unknown(given: dict[str, Any], known: set[str], at: str) -> None:
+    """HTTPException 400 if a message, or a part of it, has a field that is not known."""
+    for name, value in given.items():
+        if name not in known and value is not None:
+            raise refused(f"{at}.{shown(name)}: {UNKNOWN}", f"{at}.{shown(name)}")
 
 
 def text_of(content: Any, at: str) -> str:
@@ -306,15 +313,16 @@ def text_of(content: Any, at: str) -> str:
 
 
 def text_of_part(part: Any, at: str) -> str:
-    """The text of one part of a content."""
+    """The text of one part of a content; an assistant's refusal is one too."""
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
+    if kind not in ("text", "refusal"):
         raise refused(f"{at}.type must be text, not {shown(kind)}: {TEXT_ONLY}", at)
-    if not isinstance(part.get("text"), str):
-        raise refused(f"{at}.text must be a text", f"{at}.text")
-    return part["text"]
+    refuse_unknown(part, FIELDS_OF_PARTS | {kind}, at)
+    if not isinstance(part.get(kind), str):
+        raise refused(f"{at}.{kind} must be a text", f"{at}.{kind}")
+    return part[kind]
 
 
 def calls_of(message: dict[str, Any], at: str) -> list[str]:

@@ -29,7 +29,7 @@ from llm_model_benchmarking.model import (
     weights,
 )
 from llm_model_benchmarking.openai_chat import OpenAIChat, error_response
-from llm_model_benchmarking.openai_request import refused
+from llm_model_benchmarking.openai_request import refused, shown
 from llm_model_benchmarking.prompts import chat_ids
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -148,10 +148,11 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
         ids, longest = self.prompt_ids(messages), request.pop("max_tokens")
         room = self.max_context - len(ids)
         if room < (longest or 1):
-            tokens = f"{len(ids)} tokens" + (f" and {longest} to generate" if longest else "")
-            raise self.too_long(f"the messages take {tokens}")
+            more = f" and {shown(longest)} to generate" if longest else ""
+            raise self.too_long(f"the messages take {len(ids)} tokens{more}")
         if request["min_tokens"] > (longest or room):
-            reason = f"min_tokens is {request['min_tokens']}, and {longest or room} is the most"
+            least = shown(request["min_tokens"])
+            reason = f"min_tokens is {least}, and {longest or room} is the most"
             raise refused(reason, "min_tokens")
         request["logit_bias"] = {int(id_): bias for id_, bias in request["logit_bias"].items()}
         for name in ("logit_bias", "stop_token_ids"):

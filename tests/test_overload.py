@@ -173,6 +173,22 @@ def test_headers_without_an_end_are_refused_with_431(monkeypatch):
         assert answer(connected(url, endless)).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("offer", ["Upgrade: h2c", "upgrade:h2c", "Upgrade: TLS/1.0"])
+def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(monkeypatch, offer):
+    """Java's HTTP client makes one with every request: Connection, Upgrade, HTTP2-Settings."""
+    more = f"Connection: Upgrade, HTTP2-Settings\r\n{offer}\r\nHTTP2-Settings: AAMAAABk\r\n"
+    with http_process(monkeypatch) as (url, *_):
+        body = b"\r\nupgrade: x"
+        wire = head(len(body), more) + body
+        with connected(url, wire) as connection:
+            for _ in range(2):  # and with the next one on the same connection
+                received = connection.recv(MB)
+                while not received.endswith(b"}"):
+                    received += connection.recv(MB)
+                assert received.endswith(b'{"size": %d}' % len(body))
+                connection.sendall(wire)
+
+
 def test_a_long_body_that_arrives_at_a_fair_pace_is_waited_for(monkeypatch):
     body = b"x" * 600_000  # at 100 kB/s it may take six seconds more
     with http_process(monkeypatch) as (url, *_), connected(url, head(len(body))) as connection:

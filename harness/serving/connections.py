@@ -6,6 +6,7 @@ to read, and if all files are open the connection that has been idle for the lon
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from harness.serving.bounds import MAX_BODY_BYTES
 PATIENCE_S = 15  # for a whole request or a client that does not read, and a second more
 BYTES_PER_S = 100_000  # for so many bytes of it
 HEAD_BYTES = 64 << 10  # of a request before its body; neither uvicorn nor httptools has a bound
+# What a client would rather speak, as Java's does of HTTP/2: httptools drops the body behind it.
+OFFER = re.compile(rb"\r\nupgrade:(?![ \t]*websocket)", re.IGNORECASE)
 LEAVE = "harness.leave"  # in a request's scope: what to call if its client leaves
 TICK_S = 1.0
 
@@ -112,6 +115,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if not self.received:
+            data = without_offer(data)
         self.received += len(data)
         super().data_received(data)
         if self.received > HEAD_BYTES:
@@ -152,6 +157,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+
+def without_offer(data: bytes) -> bytes:
+    """The beginning of a request, its offer to change the protocol renamed and so ignored (RFC
+    9110, section 7.8).
+    """
+    offer = OFFER.search(data, 0, data.find(b"\r\n\r\n") + 2)
+    if offer is None:
+        return data
+    return b"%b\r\nx-upgrade:%b" % (data[: offer.start()], data[offer.end() :])
 
 
 def raw(response: JSONResponse) -> bytes:

@@ -37,6 +37,7 @@ from harness.serving.watch import Watch
 
 LOOPBACK = "127.0.0.1"
 QUEUE_TIMEOUT_S = 60  # a request that waited longer is answered 504 when its turn comes
+UNREADABLE = "There was an error parsing the body"  # FastAPI, of all that is no JSONDecodeError
 RESPONSE_TIMEOUT_S = QUEUE_TIMEOUT_S + 240  # and one that nobody answers, then
 
 
@@ -352,7 +353,16 @@ def explain_refusals(app: FastAPI, refusal: Callable[..., JSONResponse]) -> None
     async def pass_on(_: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__context__, RecursionError):  # it cannot be pickled for the worker
             return refusal(400, "the body is nested too deeply")
+        if isinstance(error.__cause__, ValueError) and error.detail == UNREADABLE:
+            return refusal(400, unreadable(error.__cause__))
         return refusal(error.status_code, error.detail, error.headers)
+
+
+def unreadable(error: ValueError) -> str:
+    """Why Python's parser cannot read a body that may well be JSON."""
+    not_text = isinstance(error, UnicodeDecodeError)
+    reason = "it is not UTF-8" if not_text else "a number in it is too long"
+    return f"the body must be a JSON object, but {reason}"
 
 
 def sentence(error: dict[str, Any]) -> str:
