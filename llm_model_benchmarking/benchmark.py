@@ -20,9 +20,9 @@ def parser() -> argparse.ArgumentParser:
         LanguageModelSuite,
         first_line,
         output_dir,
-        concurrency=[1, 4],
+        concurrency=[1, 4, 16],
         minutes=12.0,
-        quick={"concurrency": [1], "minutes": 1.5, "output_tokens": 16},
+        quick={"concurrency": [1, 4], "minutes": 1.5, "output_tokens": 16},
         precise_minutes=40.0,
     )
     options.set_defaults(timeout=120.0)
