@@ -62,8 +62,8 @@ class ClosedLoopWindow:
         return self.state is State.OPEN and (ended >= self.enough or is_late) and self.close()
 
     def whole_rounds(self, ended: int) -> int:
-        """How many requests complete the round of answers that is under way; none if it is the first
-        one, or answers do not stream.
+        """How many requests complete the round of answers that is under way; 0 if it is the first,
+        or answers do not stream.
         """
         connections = self.job.concurrency
         is_round = self.job.carries_output and ended >= connections

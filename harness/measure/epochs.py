@@ -393,8 +393,8 @@ class Campaign:
         no_ops: dict[Shape, Running],
         deadline: float,
     ) -> None:
-        """A block of every load, of few epochs LEAST_BLOCKS; then those that end before the deadline:
-        where answers come one at a time, a high load takes many times as long as a low one.
+        """A block of every load, or LEAST_BLOCKS; then those that end before the deadline: where
+        answers come one at a time, a high load takes many times as long as a low one.
         """
         orders = {load: balanced_orders(list(running), self.random) for load in loads}
         least = LEAST_BLOCKS if self.plan.epochs <= FEW_EPOCHS else 1
