@@ -14,7 +14,7 @@ class State(Enum):
     It opens and closes at the end of a request: between the two lies a whole number of requests (or
     batches), so that throughput has no error of edges. Where answers stream, at an arrival; but if
     every connection can have an answer meanwhile, between the two lie whole rounds of answers: a
-    server that begins them together sends no tokens of any while it takes in the next ones.
+    server that begins them together sends nothing while it takes in the next ones.
     """
 
     # The queue fills up: until there were answers on every connection, the server is not as busy as
