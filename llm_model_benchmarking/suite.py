@@ -52,7 +52,7 @@ FLOAT32_CHATS = 1  # each costs every variant an answer
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
 WINDOW_S = 3.0  # a hundred tokens or so
-EPOCH_MINUTES = 4.0  # launches and compiling take one or two of them
+EPOCH_MINUTES = 6.0  # launches and compiling take two of them, a block of each load three
 LONE = "1"  # the load at which one stream has the server for itself
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
 
@@ -272,8 +272,8 @@ def sentence(variant: VariantResult) -> str:
     own, parts = variant.own, []
     if own.efficiency_percent is not None:
         most = own.theoretical_max_tokens_per_sec
-        share_of_most = f"{own.efficiency_percent:.0f} % of the {most:.0f} tokens/s"
-        parts.append(f"one stream decodes at {share_of_most} that memory bandwidth allows it")
+        share_of_most = f"{own.efficiency_percent:.0f} % of the {most:.0f} decoding steps/s"
+        parts.append(f"{share_of_most} that memory bandwidth allows one stream")
     if own.served_share_percent is not None:
         parts.append(f"{own.served_share_percent:.0f} % of the same model without a server")
     if own.model_bytes is not None:

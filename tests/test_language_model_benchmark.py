@@ -315,7 +315,7 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
     own = replace(own, **known)
     compiled = variant(builds_on="baseline", own=own, in_process_per_second=90.0)
     said = sentence(compiled)
-    assert "one stream decodes at 75 % of the 100 tokens/s that memory bandwidth allows" in said
+    assert "75 % of the 100 decoding steps/s that memory bandwidth allows one stream" in said
     assert "in float32 100 % of its greedy tokens are the baseline's" in said
     assert "0.01 nats from the baseline's distribution" in said
     assert "30 s to compile and warm up, break-even after 18 requests" in said
