@@ -1,6 +1,6 @@
 """Measure every language model server under concurrent chats: TTFT, ITL, tokens/s, agreement.
 
-python llm_model_benchmarking/benchmark.py               # under thirteen minutes; or --quick
+python llm_model_benchmarking/benchmark.py               # about eighteen minutes; or --quick
 python llm_model_benchmarking/benchmark.py --model ./my-model --variants baseline,static_kv_compile
 """
 
@@ -20,10 +20,10 @@ def parser() -> argparse.ArgumentParser:
         LanguageModelSuite,
         first_line,
         output_dir,
-        concurrency=[1, 4],
-        minutes=12.0,
-        quick={"concurrency": [1], "minutes": 1.5, "output_tokens": 16},
-        precise_minutes=40.0,
+        concurrency=[1, 4, 16],
+        minutes=18.0,
+        quick={"concurrency": [1, 4], "minutes": 4.0, "output_tokens": 16},
+        precise_minutes=60.0,
     )
     options.set_defaults(timeout=120.0)
     add = options.add_argument

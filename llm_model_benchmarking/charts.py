@@ -1,4 +1,4 @@
-"""The page that only this folder has: speed, TTFT, ITL, memory, fidelity and start-up."""
+"""The pictures that only this folder has: speed, TTFT, ITL, memory, fidelity, start-up; users."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -6,6 +6,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from harness.results.rows import Row
 from harness.results.schema import AT, Results, VariantResult
@@ -13,12 +14,16 @@ from harness.show.panels import (
     APPROXIMATE_INTERVALS,
     LIMIT,
     Point,
+    Style,
     all_rows,
     draw_bars,
+    legend_below,
     load_text,
+    not_below_zero,
     note,
     number_text,
     page,
+    plain_log,
     styles,
     why_empty,
 )
@@ -26,16 +31,72 @@ from llm_model_benchmarking.rows import Latencies, TokenRow
 
 ITL_MARKS = {"p95": ("o", 0.75), "p99": ("D", 0.25)}  # and where on the bar
 HALF_GROUP = 0.45  # of the width of all bars of a variant
+USERS_PATH = "throughput/tokens_per_user.png"
 
 
 def charts(results: Results) -> dict[str, Figure]:
-    """One page of six panels: variants side by side, one bar per load."""
-    width = max(14, 2 + 2.8 * len(results.variants))
+    """One page of six panels: variants side by side, one bar per load; what each user gets where
+    their number differs.
+    """
+    width = max(14, 2 + 3.2 * len(results.variants))
     figure, panels = page(results, "Language model servers", 3, 2, (width, 13))
     drawers = draw_speed, draw_ttft, draw_itl, draw_memory, draw_fidelity, draw_startup
     for draw, axes in zip(drawers, panels, strict=True):
         draw(axes, results)
-    return {"benchmark_metrics.png": figure}
+    figures = {"benchmark_metrics.png": figure}
+    if len({row.concurrency for row in all_rows(results)} - {None}) > 1:
+        figures[USERS_PATH] = users_figure(results)
+    return figures
+
+
+def users_figure(results: Results) -> Figure:
+    """A line per variant: tokens/s of each user over those of all users, a point per concurrency.
+
+    A user's rate includes the wait: a server that answers one at a time goes straight down.
+    """
+    title = "What each user gets, and all of them together"
+    figure, (axes,) = page(results, title, 1, 1, (9, 7))
+    looks = styles(results.variants)
+    for name, variant in results.variants.items():
+        rows = [row for row in variant.rows if row.concurrency and row.output_per_second.mean > 0]
+        draw_users(axes, name, rows, looks[name])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+    axes.set_xlabel(
+        "output tokens/s of all users together (bars: 95 % interval; numbers: concurrency)"
+    )
+    axes.set_ylabel("output tokens/s of each user, wait included\n(straight down: one at a time)")
+    legend_below(figure, axes)
+    return figure
+
+
+def draw_users(axes: Axes, name: str, rows: list[Row], look: Style) -> None:
+    """One variant's line, its points marked with the concurrency."""
+    rates = [row.output_per_second for row in rows]
+    totals = [rate.mean for rate in rates]
+    users = [rate.mean / row.concurrency for rate, row in zip(rates, rows, strict=True)]
+    ends = [not_below_zero(rate.ci95) or (rate.mean, rate.mean) for rate in rates]
+    below = [rate.mean - low for rate, (low, _) in zip(rates, ends, strict=True)]
+    above = [high - rate.mean for rate, (_, high) in zip(rates, ends, strict=True)]
+    axes.errorbar(
+        totals,
+        users,
+        xerr=[below, above],
+        label=name,
+        color=look.colour,
+        marker=look.marker,
+        markersize=7,
+        elinewidth=3,
+    )
+    for row, place in zip(rows, zip(totals, users, strict=True), strict=True):
+        axes.annotate(
+            f"{row.concurrency}", place, (7, 5), textcoords="offset points", color=look.colour
+        )
 
 
 def draw_speed(axes: Axes, results: Results) -> None:
@@ -60,7 +121,9 @@ def draw_speed(axes: Axes, results: Results) -> None:
 def draw_ttft(axes: Axes, results: Results) -> None:
     """Time to first token, mean with interval."""
     points = latency_points(results, lambda own: own.ttft, "mean")
-    draw_by_load(axes, results, points, "no answer was streamed")
+    if draw_by_load(axes, results, points, "no answer was streamed"):
+        axes.set_yscale("log")  # a queue makes it a hundred times as long
+        plain_log(axes.yaxis)
     title = f"Time to first token (TTFT), mean, queue wait included\nblack: {APPROXIMATE_INTERVALS}"
     finish(axes, results, title, "milliseconds")
 
@@ -68,7 +131,11 @@ def draw_ttft(axes: Axes, results: Results) -> None:
 def draw_itl(axes: Axes, results: Results) -> None:
     """Inter-token latency with intervals: the median as bars, p95 and p99 as marks beside."""
     medians = latency_points(results, lambda own: own.itl, "p50")
-    bars = draw_by_load(axes, results, medians, "no answer of more than one token was streamed")
+    missing = "no answer of more than one token was streamed"
+    bars = draw_by_load(axes, results, medians, missing, lambda _: "")
+    for container in bars.values():  # inside: above the bars are the marks
+        style = {"label_type": "center", "color": "white", "fontsize": 8}
+        axes.bar_label(container, fmt=lambda ms: number_text(ms) if ms > 0 else "", **style)
     for percentile, (marker, place) in ITL_MARKS.items():
         points = latency_points(results, lambda own: own.itl, percentile)
         at = {(point.series, point.x): point for point in points}
@@ -164,14 +231,18 @@ def latency_points(
 
 
 def draw_by_load(
-    axes: Axes, results: Results, points: list[Point], missing: str = ""
+    axes: Axes,
+    results: Results,
+    points: list[Point],
+    missing: str = "",
+    text: Callable[[float], str] = number_text,
 ) -> dict[str, BarContainer]:
     """A bar per variant and load; returns them by load. Without any, the panel says why."""
     if not points:
         note(axes, missing if all_rows(results) else why_empty(results))
         return {}
     looks = {load_text(load): style.colour for load, style in styles(results.loads).items()}
-    return draw_bars(axes, points, list(results.variants), looks, number_text)
+    return draw_bars(axes, points, list(results.variants), looks, text)
 
 
 def draw_by_kind(
@@ -206,9 +277,11 @@ def bandwidth_text(variant: VariantResult) -> str:
 
 
 def divergence_text(variant: VariantResult) -> str:
-    """How far the distribution of the next token is from the baseline's."""
-    divergence = variant.own.kl_divergence
-    return "" if divergence is None else f"KL {divergence:.2g} nats"
+    """How far the distribution of the next token is from the baseline's; agreement in float32."""
+    divergence, agreement = variant.own.kl_divergence, variant.own.float32_token_agreement
+    lines = [] if divergence is None else [f"KL {divergence:.2g} nats"]
+    lines += [] if agreement is None else [f"float32: {100 * agreement:.0f} %"]
+    return "\n".join(lines)
 
 
 def finish(
@@ -233,5 +306,9 @@ def finish(
     ]
     axes.set_xticks(range(len(labels)), labels, fontsize=9)
     axes.set_ylabel(unit)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log":
+        axes.set_ylim(low / 2, high * (high / low) ** 0.3)  # room for the legend
+    else:
+        axes.set_ylim(0, high * 1.3)
     axes.legend(fontsize=8, loc="upper left", ncols=2)

@@ -5,6 +5,7 @@ Variants are loaded when first asked for, and stay.
 
 import argparse
 import contextlib
+import gc
 import io
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ TEXT = (
     "fish aloud, lost her place, laughed and began."
 )
 TEXT_TOKENS = 24
-BANDWIDTH_BYTES, BANDWIDTH_REPEATS = 1 << 30, 8
+BANDWIDTH_BYTES, BANDWIDTH_COLUMNS, BANDWIDTH_REPEATS = 1 << 30, 4096, 8
 IN_PROCESS_S = 3.0
 
 apis: dict[str, BaselineAPI] = {}
@@ -64,7 +65,8 @@ def api(variant: str) -> BaselineAPI:
 
 
 def set_up(variant: str) -> dict[str, float]:
-    """Load a variant as its server does; returns its setup metrics.
+    """Load a variant as its server does, which has a process of its own: what another one has said
+    about recompiling does not hold for it. Returns its setup metrics.
 
     Raises OSError if the model cannot be loaded, ValueError if the context is too long for it,
     RuntimeError if it cannot be compiled.
@@ -74,6 +76,7 @@ def set_up(variant: str) -> dict[str, float]:
     made.add_flags(parser)
     with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights
         made.configure(parser.parse_args(loading["flags"]))
+    torch.compiler.set_stance("default")
     with builtin_errors():
         made.setup(accelerator(loading["accelerator"]))
     apis[variant] = made
@@ -91,9 +94,15 @@ def generated(variant: str, chat: list[dict[str, str]], tokens: int) -> list[int
     return [token.id for token in api(variant).predict(prompt)]
 
 
-def answers(chats: list[list[dict[str, str]]], tokens: int) -> list[list[int]]:
-    """The baseline's greedy answers to all chats."""
-    return [generated("baseline", chat, tokens) for chat in chats]
+def answers(variant: str, chats: list[list[dict[str, str]]], tokens: int) -> list[list[int]]:
+    """Ids of its greedy answers to all chats."""
+    return [generated(variant, chat, tokens) for chat in chats]
+
+
+def forget(variant: str) -> None:
+    """Free the memory of a variant."""
+    apis.pop(variant, None)
+    gc.collect()
 
 
 def requests_per_second(variant: str, chats: list[list[dict[str, str]]], tokens: int) -> float:
@@ -123,12 +132,18 @@ def kl_divergence(variant: str) -> float:
     return float((numpy.exp(baseline) * difference).sum(axis=1).mean())
 
 
+@torch.no_grad()
 def memory_bandwidth() -> float:
-    """Bytes/s that the device reads from its memory: the best of several sums of a large array."""
-    values = torch.ones(BANDWIDTH_BYTES // 4, device=api("baseline").model.device)
+    """Bytes/s that the device reads from its memory in what a decoding step consists of: the best
+    of several products of a large matrix of the model's own type with a vector.
+    """
+    like = {"dtype": api("baseline").model.dtype, "device": api("baseline").model.device}
+    vector = torch.ones(BANDWIDTH_COLUMNS, **like)
+    rows = BANDWIDTH_BYTES // vector.nbytes
+    matrix = torch.ones(rows, BANDWIDTH_COLUMNS, **like)
     seconds = []
     for _ in range(BANDWIDTH_REPEATS):
         began = time.perf_counter()
-        float(values.sum())  # waits for the device
+        float(torch.mv(matrix, vector)[-1])  # waits for the device
         seconds.append(time.perf_counter() - began)
-    return BANDWIDTH_BYTES / min(seconds)
+    return matrix.nbytes / min(seconds)

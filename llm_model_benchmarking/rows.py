@@ -45,13 +45,18 @@ class TokenVariant:
     """What is added to a variant; rates and shares of it are those of one request at a time.
 
     Attributes:
-        avg_tokens_per_sec, std_dev: served output tokens per second at concurrency 1, mean and
-            standard deviation over launches.
-        theoretical_max_tokens_per_sec: memory bandwidth over bytes_per_token: what no single
-            stream can pass.
-        efficiency_percent: avg_tokens_per_sec as a share of that.
-        memory_bandwidth_bytes_per_s: the most this device read, measured in the same run.
-        bytes_per_token: weights and key-value cache that one decoding step has to read.
+        avg_tokens_per_sec, std_dev: served output tokens per second at concurrency 1, prefill and
+            serving included, mean and standard deviation over launches.
+        decode_tokens_per_sec: one over the mean inter-token latency at concurrency 1, mean over
+            launches: the decoding steps alone, without the prefill.
+        theoretical_max_tokens_per_sec: memory_bandwidth_bytes_per_s over bytes_per_token: decoding
+            steps per second that no single stream can pass. A step for several streams reads the
+            weights once for all of them, so their tokens together can.
+        efficiency_percent: decode_tokens_per_sec as a share of that.
+        memory_bandwidth_bytes_per_s: bytes that a product of a large matrix of the model's own type
+            with a vector reads per second on this device, the best of several in the same run.
+        bytes_per_token: weights and key-value cache that one decoding step of one stream has to
+            read.
         served_share_percent: served rate over the in-process rate of the same epoch, mean over
             epochs; 100 would be serving for nothing.
         model_bytes: weights and buffers in the memory of the worker.
@@ -63,6 +68,9 @@ class TokenVariant:
             for compile_s; None if never.
         kl_divergence: mean Kullback-Leibler divergence, in nats, of the next-token distribution
             from the baseline's.
+        float32_token_agreement: token agreement (see TokenRow) of the model with float32 weights
+            with the baseline's greedy answers with float32 weights, asked without a server: what
+            differs in a shorter type only is rounding. None where nobody asked (--quick).
     """
 
     avg_tokens_per_sec: float | None
@@ -78,3 +86,5 @@ class TokenVariant:
     compile_cached_s: float | None
     break_even_requests: int | None
     kl_divergence: float | None
+    decode_tokens_per_sec: float | None = None
+    float32_token_agreement: float | None = None

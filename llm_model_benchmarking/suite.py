@@ -23,7 +23,7 @@ from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, latency_text, rate_text, share
 from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant
-from llm_model_benchmarking.checks import ChatCheck, carries_token, tokens_told
+from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token, tokens_told
 from llm_model_benchmarking.rows import TokenRow, TokenVariant
 
 VARIANTS = [
@@ -47,10 +47,12 @@ STAGE_NAMES = {
     "next_outputs": "decode_steps",
     "encode": "send",
 }
+REFERENCE = "llm_model_benchmarking.reference"
+FLOAT32_CHATS = 1  # each costs every variant an answer
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
 WINDOW_S = 3.0  # a hundred tokens or so
-EPOCH_MINUTES = 4.0  # launches and compiling take one or two of them
+EPOCH_MINUTES = 6.0  # launches and compiling take two of them, a block of each load three
 LONE = "1"  # the load at which one stream has the server for itself
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
 
@@ -66,7 +68,9 @@ class LanguageModelSuite(Suite):
         models: llm_model_benchmarking.reference in its process: the variants, loaded once and kept
             for the whole run.
         setup_metrics: by variant, what its setup measured there.
+        float32_chats: those asked of every variant with float32 weights, too.
         kl_divergences: by variant, from the baseline.
+        float32_agreements: by variant, with the baseline's answers.
         bandwidth_bytes_per_s: what the device reads from its memory.
     """
 
@@ -84,7 +88,9 @@ class LanguageModelSuite(Suite):
     accelerator: str
     models: LastingProcess
     setup_metrics: dict[str, dict[str, float]]
+    float32_chats: list[list[dict[str, str]]] = field(default_factory=list)
     kl_divergences: dict[str, float] = field(default_factory=dict)
+    float32_agreements: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float | None = None
 
     def prepare(self, variants: list[str]) -> None:
@@ -92,6 +98,21 @@ class LanguageModelSuite(Suite):
         self.bandwidth_bytes_per_s = self.models("memory_bandwidth")
         for variant in variants:
             self.in_process(variant)
+        if self.float32_chats:
+            self.compare_in_float32(variants)
+
+    def compare_in_float32(self, variants: list[str]) -> None:
+        """Ask the variants with float32 weights, one loaded at a time, in a process of their own:
+        what they hold and have compiled goes with it.
+        """
+        asked, expected = (self.float32_chats, self.output_per_request), []
+        with reference_process() as models:
+            models.tell("load_with", in_float32(self.server_flags), self.accelerator)
+            for variant in dict.fromkeys([VARIANTS[0].name, *variants]):
+                answers = models("answers", variant, *asked)
+                models("forget", variant)
+                expected = expected or answers
+                self.float32_agreements[variant] = mean(map(agreement, answers, expected))
 
     def close(self) -> None:
         self.models.close()
@@ -130,15 +151,16 @@ class LanguageModelSuite(Suite):
             for rate in lone_rates(record).values()
         ]
         average, bytes_per_token = mean(served), self.bytes_per_token(name)
-        bandwidth = self.bandwidth_bytes_per_s
+        bandwidth, decoding = self.bandwidth_bytes_per_s, mean(decode_rates(mine))
         most = bandwidth / bytes_per_token if bandwidth and bytes_per_token else None
         metrics = [each for record in mine for each in record.setup_metrics if each]
         compiling_s = [each["compile_s"] for each in metrics if "compile_s" in each]
         return TokenVariant(
             avg_tokens_per_sec=average,
+            decode_tokens_per_sec=decoding,
             std_dev=statistics.stdev(served) if len(served) > 1 else None,
             theoretical_max_tokens_per_sec=most,
-            efficiency_percent=100 * average / most if average is not None and most else None,
+            efficiency_percent=100 * decoding / most if decoding and most else None,
             memory_bandwidth_bytes_per_s=bandwidth,
             bytes_per_token=bytes_per_token,
             served_share_percent=served_share_percent(mine),
@@ -150,6 +172,7 @@ class LanguageModelSuite(Suite):
             compile_cached_s=mean(compiling_s[1:]),
             break_even_requests=break_even_requests(compiling_s, mine, baseline),
             kl_divergence=self.kl_divergences.get(name),
+            float32_token_agreement=self.float32_agreements.get(name),
         )
 
     def bytes_per_token(self, name: str) -> int | None:
@@ -167,7 +190,8 @@ class LanguageModelSuite(Suite):
         if own.avg_tokens_per_sec is None:
             return []
         rates = {
-            "memory bandwidth": own.theoretical_max_tokens_per_sec,
+            "memory bandwidth, one stream": own.theoretical_max_tokens_per_sec,
+            "decoding steps alone, served": own.decode_tokens_per_sec,
             "without a server": in_process,
             f"served at concurrency {LONE}": own.avg_tokens_per_sec,
         }
@@ -218,6 +242,15 @@ def lone_rates(record: Record) -> dict[int, float]:
     }
 
 
+def decode_rates(records: list[Record]) -> list[float]:
+    """Tokens per second of the decoding steps of one stream, of each launch that told any."""
+    gaps_s: dict[tuple[int, int], list[float]] = {}
+    for at, record in enumerate(records):
+        for window in record.at(LONE):
+            gaps_s.setdefault((at, window.epoch), []).extend(itl_s(window.load))
+    return [1 / gap_s for gap_s in map(mean, gaps_s.values()) if gap_s]
+
+
 def break_even_requests(
     compiling_s: list[float], mine: list[Record], baseline: list[Record]
 ) -> int | None:
@@ -239,14 +272,17 @@ def sentence(variant: VariantResult) -> str:
     own, parts = variant.own, []
     if own.efficiency_percent is not None:
         most = own.theoretical_max_tokens_per_sec
-        share_of_most = f"{own.efficiency_percent:.0f} % of the {most:.0f} tokens/s"
-        parts.append(f"{share_of_most} that memory bandwidth allows")
+        share_of_most = f"{own.efficiency_percent:.0f} % of the {most:.0f} decoding steps/s"
+        parts.append(f"{share_of_most} that memory bandwidth allows one stream")
     if own.served_share_percent is not None:
         parts.append(f"{own.served_share_percent:.0f} % of the same model without a server")
     if own.model_bytes is not None:
         parts.append(f"{own.model_bytes / 1e6:.0f} MB of weights")
     if own.kl_divergence is not None and variant.server.get("variant") != VARIANTS[0].name:
         parts.append(f"{own.kl_divergence:.2g} nats from the baseline's distribution")
+        if own.float32_token_agreement is not None:
+            percent = f"{100 * own.float32_token_agreement:.0f} %"
+            parts.append(f"in float32 {percent} of its greedy tokens are the baseline's")
     if own.compile_s is not None:
         requests = own.break_even_requests
         after = "no break-even" if requests is None else f"break-even after {requests:,} requests"
@@ -260,14 +296,17 @@ def suite(options: argparse.Namespace) -> LanguageModelSuite:
     Raises OSError if there is no such model, CannotMeasureError if it cannot be asked for prompts
     and answers of that length.
     """
-    threads = {"OMP_NUM_THREADS": str(usable_cores())}  # as many as a server's worker has
     with contextlib.ExitStack() as closing:
-        models = LastingProcess("llm_model_benchmarking.reference", threads)
-        closing.enter_context(models)
+        models = closing.enter_context(reference_process())
         choose_model(models, options)
         ready = suite_with(models, options)
         closing.pop_all()  # from here on, the suite's own close() ends the process
     return ready
+
+
+def reference_process() -> LastingProcess:
+    """A process for models without a server, with as many threads as a server's worker has."""
+    return LastingProcess(REFERENCE, {"OMP_NUM_THREADS": str(usable_cores())})
 
 
 def choose_model(models: LastingProcess, options: argparse.Namespace) -> None:
@@ -292,7 +331,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         bodies=[request_body(chat, tokens) for chat in chats],
         request=f"{options.prompt_tokens} tokens in, {tokens} out",
         output_per_request=tokens,
-        check=ChatCheck(models("answers", chats, tokens), tokens),
+        check=ChatCheck(models("answers", VARIANTS[0].name, chats, tokens), tokens),
         sample_answer=sample_answer(tokens),
         server_flags=flags,
         carries_output=carries_token,
@@ -306,6 +345,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         accelerator=options.accelerator,
         models=models,
         setup_metrics={"baseline": metrics},
+        float32_chats=[] if options.quick else chats[:FLOAT32_CHATS],
     )
 
 
@@ -314,6 +354,12 @@ def server_flags(options: argparse.Namespace) -> tuple[str, ...]:
     context = max(LEAST_CONTEXT, options.prompt_tokens + options.output_tokens)
     flags = {"--model": options.model, "--dtype": options.dtype, "--max-context": str(context)}
     return *(part for flag in flags.items() for part in flag), "--ignore-eos"
+
+
+def in_float32(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """The same flags, but for the type of the weights."""
+    at = flags.index("--dtype") + 1
+    return *flags[:at], "float32", *flags[at + 1 :]
 
 
 def request_body(chat: list[dict[str, str]], tokens: int) -> bytes:

@@ -2,16 +2,19 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.judge.judgement import judged
 from harness.measure.utilisation import RoleMemory
+from harness.results.rows import Row
 from harness.results.schema import Results
 from harness.show import charts
-from harness.show.breakdown_charts import breakdown_figures
+from harness.show.breakdown_charts import breakdown_figures, share_text
 from harness.show.memory import memory_figure
 from harness.show.panels import GIB, styles
 from llm_model_benchmarking import charts as llm_charts
@@ -160,6 +163,14 @@ def test_differences_ceilings_and_batches_are_told_in_numbers():
     assert "share per worker: 60 %, 40 %" in words(figures["breakdown/batch_sizes.png"])
 
 
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.5, "50 %"), (0.004, "0.4 %"), (1.0, "at"), (1.04, "at"), (1.24, "124 %")],
+)
+def test_a_rate_well_above_its_ceiling_is_not_said_to_be_at_it(share, text):
+    assert share_text(share).startswith(f" ({text}")
+
+
 def capacity_results() -> Results:
     """A baseline whose capacity is known in two epochs, and a variant offered too little."""
     rates = {80.0: 0, 100.0: 30}
@@ -287,6 +298,77 @@ def token_results() -> Results:
     unknown = TokenVariant(**dict.fromkeys(TokenVariant.__dataclass_fields__))
     good = variant(replace(row(), own=own), own=token_variant())
     return results({"baseline": good, "broken": failed_variant("baseline", own=unknown)})
+
+
+def ladder_results() -> Results:
+    """Five language model servers at 1, 4 and 16; the last but one serves many at once."""
+    served = {  # output tokens/s, TTFT and ITL in milliseconds, at each concurrency
+        "baseline": ((22, 22, 22), (52, 4200, 21_800), (43, 43, 43)),
+        "static_kv_compile": ((26, 26, 26), (55, 3600, 18_500), (37, 37, 37)),
+        "fused_decoding": ((62, 62, 63), (52, 1500, 7600), (14, 14, 14)),
+        "continuous_batching": ((59, 140, 430), (56, 90, 290), (15, 24, 31)),
+        "quantised_8bit": ((17, 17, 17), (114, 5600, 28_200), (55, 55, 55)),
+    }
+    under = {"baseline": None, "fused_decoding": "static_kv_compile"}
+    under["continuous_batching"] = "fused_decoding"
+    return results(
+        {
+            name: variant(
+                *(ladder_row(*each) for each in zip((1, 4, 16), *figures, strict=True)),
+                builds_on=under.get(name, "baseline"),
+                in_process_per_second=1.02 * figures[0][0],
+                own=token_variant(
+                    avg_tokens_per_sec=float(figures[0][0]),
+                    decode_tokens_per_sec=1000 / figures[2][0],
+                    float32_token_agreement=1.0,
+                ),
+            )
+            for name, figures in served.items()
+        },
+        unit="output tokens",
+    )
+
+
+def ladder_row(concurrency: int, per_second: float, ttft_ms: float, itl_ms: float) -> Row:
+    """A row of a language model server whose figures are known to four percent."""
+    itl = {"p50": itl_ms, "p95": 1.2 * itl_ms, "p99": 1.5 * itl_ms}
+    own = TokenRow(
+        time_to_first_token_ms={"mean": ttft_ms},
+        time_to_first_token_ci95_ms={"mean": (0.96 * ttft_ms, 1.04 * ttft_ms)},
+        inter_token_latency_ms=itl,
+        inter_token_latency_ci95_ms={name: (0.96 * ms, 1.04 * ms) for name, ms in itl.items()},
+        token_agreement=0.45,
+    )
+    rates = {"requests_per_second": rate(per_second / 32), "output_per_second": rate(per_second)}
+    return replace(row(concurrency=concurrency), own=own, **rates)
+
+
+def test_what_each_user_gets_is_drawn_over_what_all_get_with_every_concurrency():
+    run = ladder_results()
+    (axes,) = llm_charts.charts(run)[llm_charts.USERS_PATH].axes
+    lines = {bars.get_label(): bars.lines[0].get_xydata() for bars in axes.containers}
+    assert list(lines) == list(run.variants)
+    assert lines["baseline"] == pytest.approx(numpy.array([(22, 22), (22, 5.5), (22, 1.375)]))
+    assert lines["continuous_batching"][2] == pytest.approx((430, 430 / 16))
+    numbers = [text.get_text() for text in axes.texts]
+    assert numbers == ["1", "4", "16"] * 5
+    assert "wait included" in axes.get_ylabel()
+
+
+def test_users_are_not_drawn_at_one_concurrency_or_in_an_open_loop():
+    for loads in ((1,), (None,)):
+        rows = [replace(ladder_row(1, 22, 52, 43), concurrency=load) for load in loads]
+        one = results({"baseline": variant(*rows, own=token_variant())})
+        assert llm_charts.USERS_PATH not in llm_charts.charts(one)
+
+
+def test_under_the_panels_of_five_language_model_servers_no_name_runs_into_the_next():
+    for figure in llm_charts.charts(ladder_results()).values():
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+            ordered = sorted((box for box in labels if box.width), key=lambda box: box.x0)
+            assert all(one.x1 <= two.x0 for one, two in pairwise(ordered)), axes.get_title()
 
 
 def test_the_language_model_page_has_six_panels_also_beside_a_failed_variant(tmp_path):

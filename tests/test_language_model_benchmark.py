@@ -13,6 +13,7 @@ from harness.load.job import Job
 from harness.load.runner import output_moments
 from harness.measure.window import OfferedLoad, Record, Window
 from harness.suite import read_results
+from llm_model_benchmarking import suite as language_model_suite
 from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token, tokens_told
 from llm_model_benchmarking.suite import (
     WINDOW_S,
@@ -74,7 +75,8 @@ def record(*seconds: float, in_process: float | None = None, **metrics: float) -
     """A server whose lone answers take so long, in one window each of its first launch."""
     made = Record("any", setup_metrics=[SETUP_METRICS | metrics] if metrics else [])
     for block, answer_s in enumerate(seconds):
-        made.add(OfferedLoad(1), window(load_result(answer_s, count=4), block=block))
+        streamed = load_result(answer_s, count=4, output_gaps_s=[[]] * 4)
+        made.add(OfferedLoad(1), window(streamed, block=block))
     if in_process:
         made.in_process.append((0, 0, in_process))
     return made
@@ -207,7 +209,9 @@ def test_the_share_that_serving_leaves_is_paired_by_epoch():
     assert served_share_percent(both) == pytest.approx(90)
     assert served_share_percent([record(0.5)]) is None
     launches = record(0.5, 0.25, in_process=5.0)  # 3 of 5 in the mean over blocks
-    launches.add(OfferedLoad(1), window(load_result(1.0, count=4), epoch=1, block=2))
+    launches.add(
+        OfferedLoad(1), window(load_result(1.0, count=4, output_gaps_s=[[]] * 4), epoch=1, block=2)
+    )
     launches.in_process += [(1, 2, 2.0), (1, 3, 3.0), (2, 4, 1000.0)]  # 1 of 2.5; nothing served
     assert served_share_percent([launches]) == pytest.approx((60 + 40) / 2)
 
@@ -220,15 +224,59 @@ def test_a_variant_is_summed_up_from_all_its_launches():
     assert own.std_dev == pytest.approx(28.284, rel=1e-3)
     assert own.bytes_per_token == 1000 + (40 + 20 / 2) * 10
     assert own.theoretical_max_tokens_per_sec == pytest.approx(100)
-    assert own.efficiency_percent == pytest.approx(60)
+    assert own.efficiency_percent == own.decode_tokens_per_sec is None  # nothing was streamed
     assert (own.model_bytes, own.load_s) == (3000, 2.0)
     assert (own.compile_s, own.compile_cached_s, own.kl_divergence) == (30, 4, 0.01)
     assert own.break_even_requests == 19  # 30 s, of which a request saves 2 - 0.375
 
 
+def test_efficiency_compares_decoding_steps_with_bandwidth_and_leaves_the_prefill_out():
+    made = record()
+    for epoch, gaps in enumerate(([0.02] * 19, [0.0125] * 19)):
+        answers = {"first_output_s": [9.0] * 4, "output_gaps_s": [gaps] * 4}
+        made.add(OfferedLoad(1), window(load_result(9.5, count=4, **answers), epoch=epoch))
+    own = suite().variant("baseline", {"baseline": [made]})
+    assert own.avg_tokens_per_sec == pytest.approx(20 / 9.5)
+    assert own.decode_tokens_per_sec == pytest.approx((50 + 80) / 2)
+    assert own.efficiency_percent == pytest.approx(65)
+
+
+def test_in_float32_each_variant_is_loaded_asked_and_freed_beside_the_baseline(monkeypatch):
+    calls = []
+
+    class Models:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            calls.append(("end",))
+
+        def tell(self, *arguments):
+            calls.append(arguments)
+
+        def __call__(self, function, variant, *_):
+            calls.append((function, variant))
+            return [[1, 2, 3, 4], [5, 6, 7, 8 if variant == "baseline" else 9]]
+
+    monkeypatch.setattr(language_model_suite, "reference_process", Models)
+    made = suite(server_flags=("--dtype", "bfloat16", "--ignore-eos"), float32_chats=[[], []])
+    made.compare_in_float32(["quantised_8bit"])
+    assert calls == [
+        ("load_with", ("--dtype", "float32", "--ignore-eos"), "cpu"),
+        ("answers", "baseline"),
+        ("forget", "baseline"),
+        ("answers", "quantised_8bit"),
+        ("forget", "quantised_8bit"),
+        ("end",),
+    ]
+    assert made.float32_agreements == {"baseline": 1, "quantised_8bit": 0.875}
+
+
 def test_its_rate_is_a_mean_over_launches_and_their_windows():
     twice = record(0.5, 0.25)
-    twice.add(OfferedLoad(1), window(load_result(1.0, count=4), epoch=1, block=2))
+    twice.add(
+        OfferedLoad(1), window(load_result(1.0, count=4, output_gaps_s=[[]] * 4), epoch=1, block=2)
+    )
     own = suite().variant("baseline", {"baseline": [twice]})
     assert own.avg_tokens_per_sec == pytest.approx((20 * 3 + 20) / 2)
     assert own.std_dev == pytest.approx(28.284, rel=1e-3)
@@ -263,15 +311,19 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
     records = {"baseline": [record(2.0)], "static_kv_compile": [record(0.25, compile_s=30.0)]}
     made = suite(kl_divergences={"static_kv_compile": 0.01})
     own = made.variant("static_kv_compile", records)
+    known = {"decode_tokens_per_sec": 75, "efficiency_percent": 75, "float32_token_agreement": 1}
+    own = replace(own, **known)
     compiled = variant(builds_on="baseline", own=own, in_process_per_second=90.0)
     said = sentence(compiled)
-    assert "80 % of the 100 tokens/s that memory bandwidth allows" in said
+    assert "75 % of the 100 decoding steps/s that memory bandwidth allows one stream" in said
+    assert "in float32 100 % of its greedy tokens are the baseline's" in said
     assert "0.01 nats from the baseline's distribution" in said
     assert "30 s to compile and warm up, break-even after 18 requests" in said
     slower = replace(compiled, own=replace(own, break_even_requests=None))
     assert "30 s to compile and warm up, no break-even" in sentence(slower)
     assert LanguageModelSuite.ceilings(compiled) == [
-        ("memory bandwidth", 100),
+        ("memory bandwidth, one stream", 100),
+        ("decoding steps alone, served", 75),
         ("without a server", 90),
         ("served at concurrency 1", 80),
     ]

@@ -93,6 +93,23 @@ class TestClosedLoopWindow:
         assert not window.edge(131.0, 1)
         assert window.edge(132.0, 2)
 
+    def test_of_streams_holds_whole_rounds_of_answers_if_each_connection_has_time_for_one(self):
+        window = ClosedLoopWindow(
+            job(concurrency=4, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
+        )
+        assert window.edge(101.0, 4)
+        assert not window.edge(111.0, 5)  # a part of a stream, between the first round's last ...
+        assert not window.edge(112.0, 7)
+        assert window.edge(112.1, 8)  # ... and the end of the second
+
+    def test_of_streams_closes_at_an_arrival_where_not_every_connection_had_an_answer(self):
+        window = ClosedLoopWindow(
+            job(concurrency=16, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
+        )
+        assert window.edge(123.0, 16)
+        assert not window.edge(132.9, 7)
+        assert window.edge(133.0, 7)
+
     def test_closes_at_the_end_of_a_request_once_it_is_long_enough(self, opened):
         assert not opened.edge(110.9, 50)
         assert not opened.time_passed(111.5, 50)

@@ -12,7 +12,9 @@ class State(Enum):
     """Where a closed loop's window stands.
 
     It opens and closes at the end of a request: between the two lies a whole number of requests (or
-    batches), so that throughput has no error of edges. Where answers stream, at an arrival.
+    batches), so that throughput has no error of edges. Where answers stream, at an arrival; but if
+    every connection can have an answer meanwhile, between the two lie whole rounds of answers: a
+    server that begins them together sends nothing while it takes in the next ones.
     """
 
     # The queue fills up: until there were answers on every connection, the server is not as busy as
@@ -36,6 +38,7 @@ class ClosedLoopWindow:
 
     def __init__(self, job: Job, started: float) -> None:
         self.job, self.state = job, State.WARMING_UP
+        self.enough: int | None = None  # ends of requests; known once the window is long enough
         self.least_ended = job.warmup_answers * job.concurrency - bool(job.carries_output)
         self.alarm = started + job.warmup_s
         self.deadline = self.alarm + job.patience_s
@@ -54,8 +57,17 @@ class ClosedLoopWindow:
             self.state, self.alarm = State.OPEN, now + self.job.duration_s
             self.deadline = now + LONGEST * self.job.duration_s
             return True
-        is_enough = ended >= self.job.min_requests or is_late
-        return self.state is State.OPEN and is_enough and self.close()
+        if self.enough is None:
+            self.enough = max(self.job.min_requests, self.whole_rounds(ended))
+        return self.state is State.OPEN and (ended >= self.enough or is_late) and self.close()
+
+    def whole_rounds(self, ended: int) -> int:
+        """How many requests complete the round of answers that is under way; 0 if it is the first,
+        or answers do not stream.
+        """
+        connections = self.job.concurrency
+        is_round = self.job.carries_output and ended >= connections
+        return connections * (ended // connections + 1) if is_round else 0
 
     def time_passed(self, now: float, ended: int) -> bool:
         """Whether it is so late that the window closes, a stall at its end included.

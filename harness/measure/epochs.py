@@ -52,7 +52,8 @@ WINDOW_ARRIVALS = 200  # of an open loop: fewer are too far from their rate by c
 WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they arrive
 LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests it holds
 NO_OP = "no-op server"
-LEAST_BLOCKS = 2  # of every load in an epoch: a single one carries no interval
+LEAST_BLOCKS = 2  # of every load in each epoch, if there are few: one alone carries no interval
+FEW_EPOCHS = 2  # with more of them, one block of every load in each will do
 CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
 CEILING_EPOCHS = 3  # likewise: later ones are for verdicts that have to be known better
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
@@ -356,6 +357,8 @@ class Campaign:
         """
         for offered in loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
+            if job.carries_output:  # one answer tells the rate: no queue has to fill up for it
+                job = replace(job, warmup_answers=0)
             load = self.run_load(job)
             if not any_correct(load):
                 window = Window(load, Usage(), epoch=epoch, block=self.block)
@@ -390,13 +393,22 @@ class Campaign:
         no_ops: dict[Shape, Running],
         deadline: float,
     ) -> None:
-        """Blocks until the deadline, and of every load LEAST_BLOCKS at least."""
+        """A block of every load, or LEAST_BLOCKS; then those that end before the deadline: where
+        answers come one at a time, a high load takes many times as long as a low one.
+        """
         orders = {load: balanced_orders(list(running), self.random) for load in loads}
+        least = LEAST_BLOCKS if self.plan.epochs <= FEW_EPOCHS else 1
+        took_s, before = {}, -1
         for cycle in itertools.count():
-            if not running or (cycle >= LEAST_BLOCKS and time.monotonic() >= deadline):
+            if not running or self.block == before:
                 break
+            before = self.block
             for offered in self.random.sample(loads, len(loads)):
+                began = time.monotonic()
+                if cycle >= least and began + took_s[offered] > deadline:
+                    continue
                 self.measure_block(epoch, running, offered, next(orders[offered]))
+                took_s[offered] = time.monotonic() - began
                 if offered == self.plan.loads[-1] and cycle % CEILINGS_EVERY == 0:
                     self.measure_ceilings(epoch, running, no_ops, offered)
                 self.block += 1
