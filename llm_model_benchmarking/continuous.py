@@ -1,7 +1,7 @@
 """Continuous batching: sequences that share each step of a model, and join and leave between steps.
 
-Scheduling by iteration as in Orca (Yu et al., 2022); long prompts in parts, between the steps of the
-others, as in Sarathi (Agrawal et al., 2023).
+Scheduling by iteration as in Orca (Yu et al., 2022); long prompts in parts, between the steps of
+the others, as in Sarathi (Agrawal et al., 2023).
 """
 
 from collections import deque

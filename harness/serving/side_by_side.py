@@ -77,12 +77,15 @@ class SideBySideLoop(BatchedLoop):
         self, lit_api: Any, device: str, worker: int, queue: Any, transport: Any, *others: Any
     ) -> None:
         if not lit_api.stream:
-            return super().__call__(lit_api, device, worker, queue, transport, *others)
+            super().__call__(lit_api, device, worker, queue, transport, *others)
+            return
         try:
             while True:
                 self.take_in(lit_api, queue, transport)
                 lit_api.advance()
-                self.answers = [each for each in self.answers if self.goes_on(each, lit_api, transport)]
+                self.answers = [
+                    each for each in self.answers if self.goes_on(each, lit_api, transport)
+                ]
         except _StopLoopError:
             return
         except KeyboardInterrupt:
@@ -155,9 +158,7 @@ class SideBySideLoop(BatchedLoop):
         """Answer with the error, in a form that can be pickled."""
         if isinstance(error, HTTPException):
             refusal = PickleableHTTPException.from_exception(error)
-            self.put_response(
-                transport, http_process, uid, refusal, LitAPIStatus.ERROR, STREAMING
-            )
+            self.put_response(transport, http_process, uid, refusal, LitAPIStatus.ERROR, STREAMING)
             return
         logger.error("a request failed", exc_info=error)
         told = RuntimeError(f"{type(error).__name__}: {error}")
