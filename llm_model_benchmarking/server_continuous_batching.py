@@ -4,7 +4,9 @@ python llm_model_benchmarking/server_continuous_batching.py --port 8000
 """
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from harness.serving.serve import serve
 from harness.serving.side_by_side import SideBySideLoop
 from llm_model_benchmarking.continuous import Answer, Engine
-from llm_model_benchmarking.generation import Prompt, Sampler
+from llm_model_benchmarking.generation import Prompt, Sampler, Token
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.server_baseline import BaselineAPI
 
@@ -45,9 +47,13 @@ class ContinuousBatchingAPI(BaselineAPI):
         self.engine = Engine(self.step, self.max_batch_size, device, self.has_left)
         super().warm_up()
 
-    def predict(self, prompt: Prompt) -> Answer:
+    def begin(self, prompt: Prompt) -> Answer:
         ends, never = self.ends_of(prompt)
         return self.engine.join(prompt, Sampler(prompt, never, ends), ends)
+
+    def predict(self, prompt: Prompt) -> Iterator[Token]:
+        with contextlib.closing(self.begin(prompt)) as answer:
+            yield from answer
 
     def advance(self) -> None:
         """A step for all answers: the loop calls it."""

@@ -399,9 +399,9 @@ class InstrumentedStreamsAPI(InstrumentedAPI):
         self.time.spend("decode")
         return outputs
 
-    def predict(self, outputs: TimedOutputs) -> TimedOutputs:
+    def begin(self, outputs: TimedOutputs) -> TimedOutputs:
         try:
-            outputs.outputs = self.api.predict(outputs.item)
+            outputs.outputs = self.api.begin(outputs.item)
         except Exception:
             outputs.close()
             raise
@@ -412,8 +412,11 @@ class InstrumentedStreamsAPI(InstrumentedAPI):
         self.api.advance()
         self.time.spend("outputs")
 
+    def predict(self, outputs: TimedOutputs) -> Iterator[Any]:
+        yield from self.begin(outputs)
+
     def encode_response(self, outputs: TimedOutputs) -> Iterator[Any]:
-        return self.api.encode_response(outputs)
+        yield from self.api.encode_response(outputs)
 
 
 def settled(item: Any) -> Any:

@@ -23,7 +23,7 @@ END = object()
 
 
 class Outputs(Protocol):
-    """What the `predict` of a LitAPI for this loop returns, at once: an iterator of outputs.
+    """An iterator of the outputs of one request.
 
     Attributes:
         ready: whether the next output, the end or an error can be had without a step.
@@ -40,11 +40,15 @@ class Outputs(Protocol):
 class SideBySideAPI(Protocol):
     """What this loop calls besides decode_request and encode_response; the latter is to take one
     output for each piece it yields.
+
+    Attributes:
+        max_batch_size: answers made at once.
     """
 
-    max_batch_size: int  # answers made at once
+    max_batch_size: int
 
-    def predict(self, item: Any) -> Outputs: ...
+    def begin(self, item: Any) -> Outputs:
+        """What `predict` yields, LitServe wanting that to be a generator, which begins late."""
 
     def advance(self) -> None:
         """One step: moves every answer on. What fails in it, `Outputs` of its request raise."""
@@ -69,9 +73,6 @@ class SideBySideLoop(BatchedLoop):
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[Answer] = []
-
-    def pre_setup(self, lit_api: litserve.LitAPI, spec: Any = None) -> None:
-        """LitServe's own would want `predict` to be a generator function."""
 
     def __call__(
         self, lit_api: Any, device: str, worker: int, queue: Any, transport: Any, *others: Any
@@ -130,7 +131,7 @@ class SideBySideLoop(BatchedLoop):
                 return
             http_process, uid, body = request
             try:
-                outputs = lit_api.predict(lit_api.decode_request(body))
+                outputs = lit_api.begin(lit_api.decode_request(body))
                 pieces = lit_api.encode_response(outputs)
                 self.answers.append(Answer(http_process, uid, outputs, pieces))
             except Exception as error:
