@@ -17,7 +17,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from harness.serving.served_api import CannotServeError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 ARCHITECTURES = ("llama", "mistral", "phi3", "qwen2")  # config.model_type
 BOUND_STEP = 32  # cached positions that attention reads are rounded up to a multiple of this
@@ -78,9 +78,7 @@ class FusedStep:
         self.device = model.device
         options = {"dtype": model.dtype, "device": model.device}
         room = (2, slots, cached, length, attention.head_dim)
-        self.layers = [
-            layer_tensors(each, *torch.zeros(room, **options)) for each in body.layers
-        ]
+        self.layers = [layer_tensors(each, *torch.zeros(room, **options)) for each in body.layers]
         self.table, self.norm = model.get_input_embeddings().weight, body.norm.weight
         self.head = model.get_output_embeddings().weight
         positions = torch.arange(length, device=model.device)[None]
@@ -256,16 +254,13 @@ def linear_tensors(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 def refuse_others(model: "PreTrainedModel", length: int) -> None:
     """CannotServeError if the step would not compute what the model does."""
-    config: PretrainedConfig = model.config
-    window = getattr(config, "sliding_window", None)
+    config = model.config
     rope = config.rope_parameters or {}
     original = rope.get("original_max_position_embeddings", length)
     reason = None
     if config.model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         reason = f"its architecture is {config.model_type}; the fused step knows {known}"
-    elif window is not None and window < length:
-        reason = f"its sliding window of {window} tokens is shorter than --max-context {length}"
     elif rope.get("rope_type") == "longrope" and original < length:
         reason = f"its positions change beyond {original} tokens; --max-context is {length}"
     elif any(type(each) is not nn.Linear for each in linears(model)):

@@ -29,6 +29,7 @@ from llm_model_benchmarking.rows import TokenRow, TokenVariant
 VARIANTS = [
     Variant("baseline", None),
     Variant("static_kv_compile", "baseline"),
+    Variant("fused_decoding", "static_kv_compile"),
     Variant("quantised_8bit", "baseline"),
 ]
 COLUMNS = [
