@@ -85,7 +85,7 @@ class Engine:
     have their whole prompt there; one more may be getting it, part by part.
 
     Args:
-        slots: the most rows.
+        step: its slots are the most rows.
         device: of the model.
         has_left: whether nobody waits for the answer to this prompt any more.
     """
@@ -93,11 +93,10 @@ class Engine:
     def __init__(
         self,
         step: Step,
-        slots: int,
         device: torch.device,
         has_left: Callable[[Prompt], bool] = lambda _: False,
     ) -> None:
-        self.step, self.slots, self.device, self.has_left = step, slots, device, has_left
+        self.step, self.device, self.has_left = step, device, has_left
         self.rows: list[Answer] = []
         self.decoding = 0
         self.waiting: deque[Answer] = deque()
@@ -125,7 +124,7 @@ class Engine:
                 answer.close()
         if self.decoding:
             self.decode()
-        if self.waiting and self.decoding == len(self.rows) < self.slots:
+        if self.waiting and self.decoding == len(self.rows) < len(self.step.lengths):
             self.step.lengths[len(self.rows)] = 0
             self.rows.append(self.waiting.popleft())
         if self.decoding < len(self.rows):

@@ -9,19 +9,17 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-
 from harness.serving.serve import serve
 from harness.serving.side_by_side import SideBySideLoop
 from llm_model_benchmarking.continuous import Answer, Engine
 from llm_model_benchmarking.generation import Prompt, Sampler, Token
 from llm_model_benchmarking.openai_chat import OpenAIChat
-from llm_model_benchmarking.server_baseline import BaselineAPI
+from llm_model_benchmarking.server_fused_decoding import FusedDecodingAPI
 
 SLOTS, MOST_SLOTS = 16, 1024
 
 
-class ContinuousBatchingAPI(BaselineAPI):
+class ContinuousBatchingAPI(FusedDecodingAPI):
     """The step of fused_decoding for as many answers at once as there are slots; its loop asks for
     the tokens of all of them in turn.
     """
@@ -39,13 +37,13 @@ class ContinuousBatchingAPI(BaselineAPI):
         self.max_batch_size = options.slots
         return super().configure(options) | {"slots": options.slots}
 
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         from llm_model_benchmarking.fused_step import FusedStep
 
-        self.step = FusedStep(self.model, self.max_batch_size, self.max_context)
-        device = self.model.device
-        self.engine = Engine(self.step, self.max_batch_size, device, self.has_left)
-        super().warm_up()
+        slots = self.max_batch_size
+        self.step = FusedStep(self.model, slots=slots, length=self.max_context)
+        self.step.warm_up(range(1, slots + 1))
+        self.engine = Engine(self.step, self.model.device, self.has_left)
 
     def begin(self, prompt: Prompt) -> Answer:
         ends, never = self.ends_of(prompt)
@@ -58,13 +56,6 @@ class ContinuousBatchingAPI(BaselineAPI):
     def advance(self) -> None:
         """A step for all answers: the loop calls it."""
         self.engine.run()
-
-    def prefill(self, ids: Tensor) -> Tensor:
-        self.step.lengths[0] = 0
-        return self.step.prefill(0, ids)
-
-    def decode(self, token: Tensor) -> Tensor:
-        return self.step.decode(token)[0]
 
 
 if __name__ == "__main__":

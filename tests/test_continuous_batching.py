@@ -87,7 +87,7 @@ def ids_of(answer) -> list[int]:
 
 def engine_of(slots: int, **options) -> tuple[Engine, FakeStep]:
     step = FakeStep(slots)
-    return Engine(step, slots, torch.device("cpu"), **options), step
+    return Engine(step, torch.device("cpu"), **options), step
 
 
 def test_answers_that_join_and_leave_at_any_time_are_what_they_are_alone():
