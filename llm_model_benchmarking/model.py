@@ -180,6 +180,20 @@ def weight_bytes_per_token(model: "PreTrainedModel") -> int:
     return model.get_memory_footprint() - (0 if tied else table.nbytes)
 
 
+def lift_sliding_window(model: "PreTrainedModel", length: int) -> None:
+    """Make attention full where a sliding window never ends within `length` tokens: a static cache
+    of such windows recompiles at every token. CannotServeError where a window is shorter.
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention"} or (window is not None and window < length):
+        reason = f"it has layers with a sliding window of {window} tokens, or of another kind"
+        raise CannotServeError(f"the model cannot be compiled with a static cache: {reason}")
+    if window is not None:
+        config.sliding_window = None
+
+
 def cache_bytes_per_token(model: "PreTrainedModel") -> int:
     """Bytes of keys and values that one token in the context adds to what a decoding step reads."""
     config = model.config

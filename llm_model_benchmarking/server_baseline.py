@@ -192,9 +192,13 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
             id_ = int(chosen)
             reason = "stop" if id_ in ends else None if remaining else "length"
             yield Token(prompt, id_, reason)
-            if reason or (prompt.ticket is not None and self.spec.has_left(prompt.ticket)):
+            if reason or self.has_left(prompt):
                 return
             logits = self.decode(chosen.view(1, 1))
+
+    def has_left(self, prompt: Prompt) -> bool:
+        """Whether the client that sent this prompt is gone."""
+        return prompt.ticket is not None and self.spec.has_left(prompt.ticket)
 
     def prefill(self, ids: Tensor) -> Tensor:
         """(1, n) prompt to the (vocabulary,) logits of the next token; begins a growing cache."""
@@ -220,6 +224,8 @@ class BaselineAPI(litserve.LitAPI, ServedAPI):
             if token.finish_reason and not text.stopped:
                 piece += text.rest()
             reason = "stop" if text.stopped else token.finish_reason
+            if reason:
+                tokens.close()  # nobody makes more while this last one is sent
             yield {
                 "text": piece,
                 "token_id": token.id,

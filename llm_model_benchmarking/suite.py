@@ -29,6 +29,8 @@ from llm_model_benchmarking.rows import TokenRow, TokenVariant
 VARIANTS = [
     Variant("baseline", None),
     Variant("static_kv_compile", "baseline"),
+    Variant("fused_decoding", "static_kv_compile"),
+    Variant("continuous_batching", "fused_decoding"),
     Variant("quantised_8bit", "baseline"),
 ]
 COLUMNS = [

@@ -10,6 +10,7 @@ from typing import Any
 from harness.serving.abandoned import Abandoned
 
 QUEUE_WAIT = "queue_wait"
+ROUNDING = 1e-9  # of sums of shares
 
 
 class HttpTotals(Structure):
@@ -152,6 +153,7 @@ class WorkerCounter:
         self.totals = counters.workers[worker]
         self.totals.pid = os.getpid()
         self.names = counters.setup_metrics
+        self.part_of_batch = 0.0
         # Views: every access to a structure's array makes a new object, and batches are many.
         self.busy_s, self.spent_s = self.totals.busy_s, self.totals.spent_s
         self.batch_sizes = self.totals.batch_sizes
@@ -186,3 +188,28 @@ class WorkerCounter:
             self.busy_s[at] += seconds
             self.spent_s[at] += spent_s[stage] if spent_s else seconds * size
         self.batch_sizes[size] += 1
+
+    def shared_request_done(
+        self,
+        rejected: int,
+        queue_wait_s: float,
+        spent_s: Mapping[str, float],
+        busy_s: Mapping[str, float],
+    ) -> None:
+        """Add one of several requests that are at work side by side, each joining and leaving when
+        it will: what it has spent in each stage, and its share of what the worker has.
+
+        Requests that share their time among n are a batch of n, once there are n of them.
+        """
+        totals, spent, busy = self.totals, sum(spent_s.values()), sum(busy_s.values())
+        totals.requests += 1
+        totals.rejected += rejected
+        totals.queue_wait_s += queue_wait_s
+        for at, stage in enumerate(busy_s):
+            self.busy_s[at] += busy_s[stage]
+            self.spent_s[at] += spent_s[stage]
+        self.part_of_batch += busy / spent if spent else 1.0
+        if self.part_of_batch > 1 - ROUNDING:
+            self.part_of_batch -= 1
+            totals.batches += 1
+            self.batch_sizes[round(spent / busy) if busy else 1] += 1

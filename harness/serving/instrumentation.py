@@ -23,6 +23,7 @@ from harness.process.groups import die_with_parent
 from harness.serving.abandoned import CLIENT_LEFT
 from harness.serving.counters import Counters, WorkerCounter
 from harness.serving.served_api import CannotServeError, served
+from harness.serving.side_by_side import SideBySideLoop
 
 logger = logging.getLogger("litserve.instrumentation")
 
@@ -300,6 +301,124 @@ class InstrumentedStreamAPI(InstrumentedAPI):
             self.counter.batch_done(1, 0, busy_s, self.queue_wait_s)
 
 
+class SharedTime:
+    """Seconds at work, by stage, of a worker that serves `inside` requests side by side.
+
+    All of them wait for whatever it does, so each spends that time whole; an equal share of it is
+    each one's own, so that the shares of all are the time the worker was busy.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.inside, self.since = clock, 0, clock()
+        self.spent_s = dict.fromkeys(("decode", "outputs", "encode"), 0.0)
+        self.share_s = self.spent_s.copy()
+
+    def spend(self, stage: str) -> None:
+        """What has passed since the last call was spent in this stage."""
+        now = self.clock()
+        if self.inside:
+            self.spent_s[stage] += now - self.since
+            self.share_s[stage] += (now - self.since) / self.inside
+        self.since = now
+
+    def totals(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What a request would have spent so far, and its share, had it been inside all along."""
+        return self.spent_s.copy(), self.share_s.copy()
+
+
+class TimedOutputs:
+    """The outputs of one request among several, from its being decoded to its end."""
+
+    def __init__(self, api: "InstrumentedStreamsAPI", queue_wait_s: float) -> None:
+        self.api, self.queue_wait_s = api, queue_wait_s
+        self.item = self.outputs = self.at_first = None
+        self.counted = False
+        api.time.spend("encode")
+        api.time.inside += 1
+        self.at_start = api.time.totals()
+
+    @property
+    def ready(self) -> bool:
+        return self.outputs.ready
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        output = next(self.outputs)
+        self.at_first = self.at_first or self.api.time.totals()
+        return output
+
+    def close(self, rejected: int = 0) -> None:
+        """The answer is complete, or not wanted: count it, once."""
+        if self.outputs is not None:
+            self.outputs.close()
+        if not self.counted:
+            self.counted = True
+            self.api.time.spend("encode")
+            ended = self.api.time.totals()
+            times = zip(self.at_start, self.at_first or ended, ended, strict=True)
+            spent_s, busy_s = (by_stage(*each) for each in times)
+            self.api.counter.shared_request_done(rejected, self.queue_wait_s, spent_s, busy_s)
+            self.api.time.inside -= 1
+
+
+def by_stage(
+    start: dict[str, float], first: dict[str, float], end: dict[str, float]
+) -> dict[str, float]:
+    """Seconds of one request by stage, of running totals at its start, first output and end."""
+    return {
+        "decode": end["decode"] - start["decode"],
+        "first_output": first["outputs"] - start["outputs"],
+        "next_outputs": end["outputs"] - first["outputs"],
+        "encode": end["encode"] - start["encode"],
+    }
+
+
+class InstrumentedStreamsAPI(InstrumentedAPI):
+    """A LitAPI that streams the answers to several requests side by side, instrumented; it is
+    called by harness.serving.side_by_side.
+    """
+
+    stages = InstrumentedStreamAPI.stages
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.time = SharedTime(self.clock)
+
+    def decode_request(self, request: dict) -> TimedOutputs:
+        queue_wait_s = sum(self.clock() - arrival for arrival in self.arrivals)  # of this one
+        self.arrivals.clear()
+        outputs = TimedOutputs(self, queue_wait_s)
+        try:
+            outputs.item = self.api.decode_request(request)
+        except Exception:
+            self.time.spend("decode")
+            outputs.close(rejected=1)
+            raise
+        self.time.spend("decode")
+        return outputs
+
+    def begin(self, outputs: TimedOutputs) -> TimedOutputs:
+        try:
+            outputs.outputs = self.api.begin(outputs.item)
+        except Exception:
+            outputs.close()
+            raise
+        return outputs
+
+    def advance(self) -> None:
+        self.time.spend("encode")
+        self.api.advance()
+        self.time.spend("outputs")
+
+    def predict(self, outputs: TimedOutputs) -> Iterator[Any]:
+        yield from self.begin(outputs)
+
+    def encode_response(self, outputs: TimedOutputs) -> Iterator[Any]:
+        yield from self.api.encode_response(outputs)
+
+
 def settled(item: Any) -> Any:
     """The item, once it is known to be good; of a Future that failed, the HTTPException that is the
     answer.
@@ -322,7 +441,9 @@ def instrumented(
     """`api`, instrumented, in the form that LitServe calls it in; and where its totals are kept."""
     batches = api.max_batch_size > 1
     wrapper = InstrumentedBatchAPI if batches else InstrumentedAPI
-    wrapper = InstrumentedStreamAPI if api.stream else wrapper
+    if api.stream:
+        side_by_side = isinstance(api.loop, SideBySideLoop)
+        wrapper = InstrumentedStreamsAPI if side_by_side else InstrumentedStreamAPI
     counters = Counters(
         workers, api_servers, api.max_batch_size, wrapper.stages, served(api).setup_metrics
     )

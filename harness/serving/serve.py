@@ -264,6 +264,7 @@ def litserver(
     """The LitServer around `api`: with /info, /stats, limits on bodies and concurrency, and errors
     of one sentence.
     """
+    told = served(api).configure(options)
     metadata = {
         "variant": variant_of(api),
         "run_id": options.run_id,
@@ -275,7 +276,7 @@ def litserver(
         "batch_timeout_s": api.batch_timeout,
         "loop": loop_name(api),
     }
-    metadata |= served(api).configure(options)
+    metadata |= told
     wrapped, counters = instrumented(api, workers, options.api_servers)
     refusal = served(api).refusal
     bounds = Bounds(counters, max_concurrency, max_wait_s)
