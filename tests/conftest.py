@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,16 +38,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what a module's fixture has launched go to one process, others to any."""
-    for item in items:
-        fixtures = item._fixtureinfo.name2fixturedefs.items()  # pytest tells scopes nowhere else
-        shared = [name for name, (*_, last) in fixtures if last.scope == "module"]
-        if shared:
-            params = item.callspec.params if hasattr(item, "callspec") else {}
-            which = [str(params[name]) for name in shared if name in params]
-            item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *which])))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files that launch something for all their tests go to one process whole, the largest first;
+    all other tests go one by one to whichever process is free.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            shares = 'fixture(scope="module"' in (config.rootpath / file).read_text()
+            return file if shares else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
