@@ -280,6 +280,7 @@ def test_an_end_that_only_the_tokenizer_knows_ends_answers(baseline):
     api.tokenizer.eos_token = None
     api.choose_ends(Nothing)
     assert api.ends == set()
+    assert api.ends_of(Prompt([], 1, ignore_eos=True))[1].tolist() == []
 
 
 def test_a_chat_format_without_a_system_role_can_be_measured():

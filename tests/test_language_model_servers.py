@@ -11,7 +11,7 @@ import requests
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from harness.process.launch import running_server
+from harness.process.launch import ServerFailedError, running_server
 from llm_model_benchmarking.suite import VARIANTS
 from llm_model_benchmarking.tokenizer import build_tokenizer
 from tests.settled import settled
@@ -286,3 +286,18 @@ def test_the_worker_tells_where_the_time_of_its_requests_went(server):
     assert spent["next_outputs"] > spent["first_output"] > 0
     assert spent["encode"] > 0
     assert after["setup_metrics"]["model_bytes"] > 1_000_000
+
+
+def test_without_a_compiler_a_compiled_rung_ends_with_the_reason_as_its_last_word(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    flags = ("--model", "random:tiny", "--accelerator", "cpu")
+    reason = r"there is no C\+\+ compiler; install g\+\+"
+    with (
+        pytest.raises(ServerFailedError, match=reason) as caught,
+        running_server("llm_model_benchmarking.server_static_kv_compile", *flags),
+    ):
+        pass
+    assert "Traceback" not in str(caught.value)

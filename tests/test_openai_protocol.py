@@ -304,6 +304,25 @@ def test_a_stream_says_that_nothing_may_hold_it_back(server):
     assert headers["X-Accel-Buffering"] == "no"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_of_http_1_0_gets_its_answer_without_chunks(server, stream):
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps({"messages": HELLO, "max_tokens": 3, "stream": stream}).encode()
+    wire = f"POST {PATH} HTTP/1.0\r\nContent-Type: application/json\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(wire + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        received = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    head, _, answer = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"transfer-encoding" not in head
+    if stream:
+        assert answer.startswith(b"data: {")
+        assert answer.endswith(b"data: [DONE]\n\n")
+        assert answer.count(b"\n\n") == answer.count(b"data: ") == 5
+    else:
+        assert json.loads(answer)["usage"]["completion_tokens"] == 3
+
+
 def test_ends_of_lines_that_are_none_stay_inside_their_event():
     text = "a\u2028b\u2029c\x85d"
     answer = Answer(chat_request({"messages": HELLO, "stream": True}), "m")

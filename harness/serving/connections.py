@@ -6,12 +6,13 @@ to read, and if all files are open the connection that has been idle for the lon
 """
 
 import asyncio
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi.responses import JSONResponse
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from harness.process.limits import FILES_BESIDE, open_files
 from harness.serving.bounds import MAX_BODY_BYTES
@@ -130,6 +131,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether the next request's headers, or their first byte, are still to come."""
         return self.scope is None or "method" not in self.scope
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = without_chunks(self.cycle)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.received = 0
@@ -167,6 +173,23 @@ def without_offer(data: bytes) -> bytes:
     if offer is None:
         return data
     return b"%b\r\nx-upgrade:%b" % (data[: offer.start()], data[offer.end() :])
+
+
+def without_chunks(cycle: RequestResponseCycle) -> Callable[[dict[str, Any]], Awaitable[None]]:
+    """Its `send`, for a client of HTTP/1.0, which knows no chunks (RFC 9112, section 6.1): an
+    answer of unknown length ends with its connection.
+    """
+    send = cycle.send
+
+    async def sent(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            if b"content-length" not in dict(message.get("headers", ())):
+                cycle.chunked_encoding, cycle.expected_content_length = False, math.inf
+        elif cycle.expected_content_length == math.inf and not message.get("more_body"):
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return sent
 
 
 def raw(response: JSONResponse) -> bytes:
