@@ -58,7 +58,8 @@ def run(
     console: Console,
     revision: Revision | None = None,
 ) -> Results:
-    """Measure what the options ask for; saves after every block; Ctrl-C returns what is done.
+    """Measure what the options ask for; saves after every block; Ctrl-C returns what is done. What
+    is returned, percentiles with intervals, is the caller's to save.
 
     With another revision, that of --against, its servers are measured beside those of this code.
 
@@ -66,7 +67,6 @@ def run(
     revision has none of the servers.
     """
     this = Run(suite, options, revision)
-    save_results = tolerant(this.save, failure_printer(console))
     console.print(this.outline())
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -81,16 +81,14 @@ def run(
             room(this.gpu),
             announce,
             failure_printer(console),
-            save_results,
+            tolerant(this.save, failure_printer(console)),
             this.unsettled,
         )
         this.measured = campaign.measured
         campaign.measure()
         this.complete = True
     this.over = True
-    results = this.results()
-    save_results(results)
-    return results
+    return this.results()
 
 
 class Run:
@@ -143,9 +141,9 @@ class Run:
         new = [f"{each} is new: {name} has no server_{each}.py" for each in self.new]
         return [f"this code against {name}, commit {commit}, in the same blocks", *new]
 
-    def save(self, results: Results | None = None) -> None:
-        """Write these results or else what was measured so far, if anything was."""
-        results = results or self.results()
+    def save(self) -> None:
+        """Write what was measured so far, if anything was."""
+        results = self.results()
         if results.variants:
             save(results, self.options.output_dir / FILE_NAME)
 
@@ -452,15 +450,15 @@ def failure_printer(console: Console) -> Callable[[str, str], None]:
 
 
 def tolerant(
-    save_results: Callable[..., None], report_failure: Callable[[str, str], None]
-) -> Callable[..., None]:
+    save_results: Callable[[], None], report_failure: Callable[[str, str], None]
+) -> Callable[[], None]:
     """Saves, or says why not, once until it succeeds: a full disk does not stop the measuring."""
     failing = False
 
-    def attempt(*results: Results) -> None:
+    def attempt() -> None:
         nonlocal failing
         try:
-            save_results(*results)
+            save_results()
             failing = False
         except OSError as error:
             if not failing:

@@ -291,6 +291,7 @@ def test_a_revision_whose_stats_are_not_understood_leaves_its_variant_inconclusi
 
 def test_the_raw_windows_of_both_revisions_give_the_same_verdicts_again(against_head, tmp_path):
     made, _, folder = against_head
+    save(made, folder / "benchmark_results.json")
     saved = read_results(folder / "benchmark_results.json")
     assert saved == made
     assert judged(replace(saved, verdicts=[], advice=[], aa_control={})) == made

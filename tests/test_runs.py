@@ -30,6 +30,7 @@ from harness.measure.utilisation import ProcessTree
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
 from harness.process.module_process import LastingProcess
+from harness.results.file import save
 from harness.run import CONTROL, run
 from harness.show.console import capacities
 from harness.suite import read_results
@@ -69,6 +70,7 @@ def measured(tmp_path: Path, names: tuple[str, ...], **changes):
     log = io.StringIO()
     wanted = options(tmp_path, variants=list(names), **changes)
     results = run(suite(*names), wanted, Console(file=log, width=200))
+    save(results, tmp_path / "benchmark_results.json")  # as the command line does
     return results, log.getvalue()
 
 
