@@ -125,10 +125,9 @@ def mnist(request):
 
 @pytest.fixture(scope="module", params=["baseline", "continuous_batching"])
 def chat(request):
-    flags = "--model", "random:tiny", "--max-context", "128", "--accelerator", "cpu", "--dtype"
-    with running_server(
-        f"llm_model_benchmarking.server_{request.param}", *flags, "float32"
-    ) as server:
+    flags = ["--model", "random:tiny", "--max-context", "128", "--accelerator", "cpu"]
+    flags += ["--dtype", "float32"]  # the same answer beside others as alone
+    with running_server(f"llm_model_benchmarking.server_{request.param}", *flags) as server:
         yield server
 
 
