@@ -7,11 +7,12 @@ a static cache.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import mark_dynamic
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from harness.serving.served_api import CannotServeError
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama", "mistral", "phi3", "qwen2")  # config.model_type
 BOUND_STEP = 32  # cached positions that attention reads are rounded up to a multiple of this
+OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
 
 
-@dataclass
-class Layer:
+class Layer(NamedTuple):
     """The tensors of one decoder layer: weights (out, in), biases (out,) or None, and its cache
     (slots, heads, length, d).
     """
@@ -41,9 +42,6 @@ class Layer:
     down_bias: Tensor | None
     keys: Tensor
     values: Tensor
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return tuple(getattr(self, each.name) for each in fields(self))
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,14 @@ class FusedStep:
         self.lengths, self.length = [0] * slots, length
         self.device = model.device
         options = {"dtype": model.dtype, "device": model.device}
-        room = (2, slots, cached, length, attention.head_dim)
+        room = (2, slots, cached, length + 1, attention.head_dim)  # a part is never the whole
         self.layers = [layer_tensors(each, *torch.zeros(room, **options)) for each in body.layers]
-        self.table, self.norm = model.get_input_embeddings().weight, body.norm.weight
-        self.head = model.get_output_embeddings().weight
-        positions = torch.arange(length, device=model.device)[None]
-        self.cos, self.sin = (each[0] for each in body.rotary_emb(self.table, positions))
+        self.table, self.norm = model.get_input_embeddings().weight.data, body.norm.weight.data
+        self.head = model.get_output_embeddings().weight.data
+        self.positions = torch.arange(length, device=model.device)
+        self.cos, self.sin = (each[0] for each in body.rotary_emb(self.table, self.positions[None]))
+        self.layer_step, self.head_step, self.compiled = layer_step, head_step, False
+        self.visible_part: tuple[int, int] | None = None
 
     @torch.no_grad()
     def prefill(self, slot: int, ids: Tensor) -> Tensor:
@@ -90,8 +90,7 @@ class FusedStep:
         start, count = self.lengths[slot], ids.shape[1]
         end, shape = start + count, self.shape
         cos, sin = self.cos[start:end], self.sin[start:end]
-        positions = torch.arange(end, device=self.device)
-        mask = positions <= positions[start:, None]
+        mask = self.positions[:end] <= self.positions[start:end, None]
         hidden = self.table[ids[0]]
         for layer in self.layers:
             queries, keys, values = qkv(layer, shape, hidden, cos, sin)
@@ -106,27 +105,40 @@ class FusedStep:
             )
             hidden = mlp(layer, shape, hidden, mixed[0].transpose(0, 1).flatten(1))
         self.lengths[slot] = end
-        return linear(rms_norm(hidden[-1], self.norm, shape.eps), self.head)
+        return head_step(hidden[-1:], self.norm, self.head, shape)[0]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """(n, 1) tokens of slots 0 to n - 1 to the (n, vocabulary) logits after them."""
         rows = len(tokens)
-        longest = max(self.lengths[:rows]) + 1
-        bound = min(-(-longest // BOUND_STEP) * BOUND_STEP, self.length)
+        bound = self.bound(max(self.lengths[:rows]) + 1)
         positions = torch.tensor(self.lengths[:rows], device=self.device)
-        logits = self.step(tokens[:, 0], positions, bound)
+        visible = self.positions[:bound] <= positions[:, None]
+        self.look_at(rows, bound)
+        if not self.compiled:
+            mark_dynamic(visible, 1)
+        hidden, cos, sin = self.table[tokens[:, 0]], self.cos[positions], self.sin[positions]
+        for layer in self.visible_layers:
+            hidden = self.layer_step(hidden, cos, sin, positions, visible, self.shape, *layer)
         for slot in range(rows):
             self.lengths[slot] += 1
-        return logits
+        return self.head_step(hidden, self.norm, self.head, self.shape)
 
-    def step(self, tokens: Tensor, positions: Tensor, bound: int) -> Tensor:
-        """(n,) tokens at (n,) positions to (n, vocabulary) logits; no position is beyond bound."""
-        hidden = self.table[tokens]
-        cos, sin = self.cos[positions], self.sin[positions]
+    def bound(self, count: int) -> int:
+        """How many positions of the cache attention reads where so many are filled."""
+        return min(-(-count // BOUND_STEP) * BOUND_STEP, self.length)
+
+    def look_at(self, rows: int, bound: int) -> None:
+        """Cut the layers' caches to what a step reads, unless the step before has read the same."""
+        if (rows, bound) == self.visible_part:
+            return
+        self.visible_part, self.visible_layers = (rows, bound), []
         for layer in self.layers:
-            hidden = layer_step(layer, self.shape, hidden, cos, sin, positions, bound)
-        return linear(rms_norm(hidden, self.norm, self.shape.eps), self.head)
+            caches = layer.keys[:rows, :, :bound], layer.values[:rows, :, :bound]
+            if not self.compiled:
+                for cache in caches:
+                    mark_dynamic(cache, 2)
+            self.visible_layers.append(layer._replace(keys=caches[0], values=caches[1]))
 
     def move(self, source: int, target: int) -> None:
         """Copy the cache of one slot into another."""
@@ -136,33 +148,47 @@ class FusedStep:
                 cache[target, :, :end] = cache[source, :, :end]
 
     def warm_up(self, rows: Collection[int]) -> None:
-        """Compile the step for these numbers of rows; nothing compiles later."""
+        """Compile the step for one row and, where `rows` has more, for any number of them;
+        nothing compiles later.
+        """
+        self.layer_step, self.head_step = (
+            torch.compile(each, fullgraph=True, options=OPTIONS) for each in (layer_step, head_step)
+        )
+        lengths, self.visible_part = self.lengths, None
+        for count in sorted({1, max(rows)}):
+            self.lengths = [0] * len(lengths)
+            self.decode(torch.zeros(count, 1, dtype=torch.long, device=self.device))
+        self.lengths, self.visible_part, self.compiled = lengths, None, True
 
 
 def layer_step(
-    layer: Layer,
-    shape: Shape,
     hidden: Tensor,
     cos: Tensor,
     sin: Tensor,
     positions: Tensor,
-    bound: int,
+    visible: Tensor,
+    shape: Shape,
+    *tensors: Tensor | None,
 ) -> Tensor:
     """(n, width) hidden states of one token in each of n slots through a layer."""
+    layer = Layer(*tensors)
     queries, keys, values = qkv(layer, shape, hidden, cos, sin)
     rows = torch.arange(len(positions), device=positions.device)
     layer.keys[rows, :, positions] = keys
     layer.values[rows, :, positions] = values
-    cached = layer.keys[: len(rows), :, :bound], layer.values[: len(rows), :, :bound]
-    mixed = attention(queries, *cached, positions)
-    return mlp(layer, shape, hidden, mixed)
+    return mlp(layer, shape, hidden, attention(queries, layer.keys, layer.values, visible))
+
+
+def head_step(hidden: Tensor, norm: Tensor, head: Tensor, shape: Shape) -> Tensor:
+    """(n, width) hidden states to the (n, vocabulary) logits of the next tokens."""
+    return product(rms_norm(hidden, norm, shape.eps), head)
 
 
 def qkv(
     layer: Layer, shape: Shape, hidden: Tensor, cos: Tensor, sin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(n, width) hidden states to rotated queries (n, heads, d), rotated keys and values."""
-    merged = linear(rms_norm(hidden, layer.norm, shape.eps), layer.qkv, layer.qkv_bias)
+    merged = product(rms_norm(hidden, layer.norm, shape.eps), layer.qkv, layer.qkv_bias)
     merged = merged.view(len(hidden), -1, shape.width)
     rotated = shape.heads + shape.cached_heads
     turned = rotate(merged[:, :rotated], cos[:, None], sin[:, None])
@@ -177,31 +203,47 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """One query (n, heads, d) for each of n slots, to the positions of its cache (n, kv heads,
-    bound, d) up to its own, in float32. Returns (n, heads * d).
+def attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """One query (n, heads, d) for each of n slots, to what is visible (n, bound) of its cache (n,
+    kv heads, bound, d), in float32. Returns (n, heads * d).
     """
-    count, cached, bound, width = keys.shape
-    grouped = queries.view(count, cached, -1, 1, width).float() * width**-0.5
+    count, cached, _, width = keys.shape
+    grouped = stored(queries.float() * width**-0.5).view(count, cached, -1, 1, width)
     scores = (grouped * keys[:, :, None].float()).sum(-1)
-    visible = torch.arange(bound, device=keys.device) <= positions[:, None]
     weights = scores.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
-    mixed = (weights[..., None] * values[:, :, None].float()).sum(-2)
+    mixed = (stored(weights)[..., None] * values[:, :, None].float()).sum(-2)
     return mixed.to(queries.dtype).view(count, -1)
 
 
 def mlp(layer: Layer, shape: Shape, hidden: Tensor, mixed: Tensor) -> Tensor:
     """(n, width) hidden states after the second half of a layer; `mixed` is what attention gave."""
-    hidden = hidden + linear(mixed, layer.out, layer.out_bias)
+    hidden = hidden + product(mixed, layer.out, layer.out_bias)
     normed = rms_norm(hidden, layer.mlp_norm, shape.eps)
-    gate, up = linear(normed, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-    return hidden + linear(shape.activation(gate) * up, layer.down, layer.down_bias)
+    gate, up = product(normed, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+    return hidden + product(shape.activation(gate) * up, layer.down, layer.down_bias)
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     scaled = hidden.float()
     scaled = scaled * torch.rsqrt(scaled.pow(2).mean(-1, keepdim=True) + eps)
     return weight * scaled.to(hidden.dtype)
+
+
+def product(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(n, k) hidden states times (m, k) weights. One row on a CPU, compiled, is a sum of products
+    in float32, which the compiler makes one loop over the rows of the matrix.
+    """
+    if len(hidden) > 1 or hidden.is_cuda or not torch.compiler.is_compiling():
+        return linear(hidden, weight, bias)
+    sums = (weight.float() * stored(hidden.float())).sum(-1).to(hidden.dtype)[None]
+    return sums if bias is None else sums + bias
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """The tensor itself, computed once: the compiler would else repeat what led to it in the loop
+    that reads it, for each row of a matrix.
+    """
+    return tensor.as_strided(tensor.shape, tensor.stride())
 
 
 def layer_tensors(layer: nn.Module, keys: Tensor, values: Tensor) -> Layer:
@@ -217,20 +259,12 @@ def layer_tensors(layer: nn.Module, keys: Tensor, values: Tensor) -> Layer:
         if hasattr(mlp, "gate_up_proj")
         else merged(mlp.gate_proj, mlp.up_proj)
     )
-    return Layer(
-        norm=layer.input_layernorm.weight,
-        qkv=qkv,
-        qkv_bias=qkv_bias,
-        out=attention.o_proj.weight,
-        out_bias=attention.o_proj.bias,
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=gate_up,
-        gate_up_bias=gate_up_bias,
-        down=mlp.down_proj.weight,
-        down_bias=mlp.down_proj.bias,
-        keys=keys,
-        values=values,
+    weights = (
+        *(layer.input_layernorm.weight, qkv, qkv_bias, attention.o_proj.weight),
+        *(attention.o_proj.bias, layer.post_attention_layernorm.weight, gate_up, gate_up_bias),
+        *(mlp.down_proj.weight, mlp.down_proj.bias),
     )
+    return Layer(*(each if each is None else each.data for each in weights), keys, values)
 
 
 def merged(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
