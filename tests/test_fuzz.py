@@ -123,10 +123,11 @@ def mnist(request):
         yield server
 
 
-@pytest.fixture(scope="module")
-def chat():
-    flags = "--model", "random:tiny", "--max-context", "128", "--accelerator", "cpu"
-    with running_server("llm_model_benchmarking.server_baseline", *flags) as server:
+@pytest.fixture(scope="module", params=["baseline", "continuous_batching"])
+def chat(request):
+    flags = ["--model", "random:tiny", "--max-context", "128", "--accelerator", "cpu"]
+    flags += ["--dtype", "float32"]  # the same answer beside others as alone
+    with running_server(f"llm_model_benchmarking.server_{request.param}", *flags) as server:
         yield server
 
 

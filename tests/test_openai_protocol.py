@@ -34,10 +34,12 @@ WEATHER = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server():
+@pytest.fixture(scope="module", params=["baseline", "continuous_batching"])
+def server(request):
+    """One answer at a time, and several: all other variants take requests as the baseline does."""
     flags = ["--model", "random:tiny", "--max-context", "512", "--accelerator", "cpu", "--cors"]
-    with running_server("llm_model_benchmarking.server_baseline", *flags, PAGE) as server:
+    module = f"llm_model_benchmarking.server_{request.param}"
+    with running_server(module, *flags, PAGE) as server:
         yield server
 
 

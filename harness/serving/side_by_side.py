@@ -54,7 +54,7 @@ class SideBySideAPI(Protocol):
         """One step: moves every answer on. What fails in it, `Outputs` of its request raise."""
 
 
-class Answer(NamedTuple):
+class Stream(NamedTuple):
     """An answer in the making: where it goes, its outputs, and its pieces as they are sent."""
 
     http_process: int
@@ -72,7 +72,7 @@ class SideBySideLoop(BatchedLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers: list[Answer] = []
+        self.streams: list[Stream] = []
 
     def __call__(
         self, lit_api: Any, device: str, worker: int, queue: Any, transport: Any, *others: Any
@@ -84,8 +84,8 @@ class SideBySideLoop(BatchedLoop):
             while True:
                 self.take_in(lit_api, queue, transport)
                 lit_api.advance()
-                self.answers = [
-                    each for each in self.answers if self.goes_on(each, lit_api, transport)
+                self.streams = [
+                    each for each in self.streams if self.goes_on(each, lit_api, transport)
                 ]
         except _StopLoopError:
             return
@@ -124,8 +124,8 @@ class SideBySideLoop(BatchedLoop):
 
     def take_in(self, lit_api: Any, queue: Any, transport: Any) -> None:
         """Begin the answers to all requests that are there, as far as there is room."""
-        while len(self.answers) < lit_api.max_batch_size:
-            wait = not self.answers
+        while len(self.streams) < lit_api.max_batch_size:
+            wait = not self.streams
             request = self.taken(lit_api, queue, transport, STREAMING, wait)
             if request is None:
                 return
@@ -133,24 +133,24 @@ class SideBySideLoop(BatchedLoop):
             try:
                 outputs = lit_api.begin(lit_api.decode_request(body))
                 pieces = lit_api.encode_response(outputs)
-                self.answers.append(Answer(http_process, uid, outputs, pieces))
+                self.streams.append(Stream(http_process, uid, outputs, pieces))
             except Exception as error:
                 self.put_failure(transport, http_process, uid, error)
 
-    def goes_on(self, answer: Answer, lit_api: litserve.LitAPI, transport: Any) -> bool:
+    def goes_on(self, stream: Stream, lit_api: litserve.LitAPI, transport: Any) -> bool:
         """Send the pieces that are ready; whether there will be more."""
-        to = transport, answer.http_process, answer.uid
+        to = transport, stream.http_process, stream.uid
         try:
-            while answer.outputs.ready:
-                piece = next(answer.pieces, END)
+            while stream.outputs.ready:
+                piece = next(stream.pieces, END)
                 if piece is END:
-                    answer.outputs.close()
+                    stream.outputs.close()
                     self.put_response(*to, "", LitAPIStatus.FINISH_STREAMING, STREAMING)
                     return False
                 piece = lit_api.format_encoded_response(piece)
                 self.put_response(*to, piece, LitAPIStatus.OK, STREAMING)
         except Exception as error:
-            answer.outputs.close()
+            stream.outputs.close()
             self.put_failure(*to, error)
             return False
         return True
