@@ -97,6 +97,7 @@ class TestClosedLoopWindow:
         window = ClosedLoopWindow(
             job(concurrency=4, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
         )
+        assert not window.edge(101.0, 3)
         assert window.edge(101.0, 4)
         assert not window.edge(111.0, 5)  # a part of a stream, between the first round's last ...
         assert not window.edge(112.0, 7)
