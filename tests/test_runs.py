@@ -28,7 +28,6 @@ from harness.load.connection import wire_format
 from harness.measure import capacity, epochs
 from harness.measure.clocks import Clocks
 from harness.measure.utilisation import ProcessTree
-from harness.measure.window import OfferedLoad
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
 from harness.process.module_process import LastingProcess
@@ -96,30 +95,6 @@ def test_every_block_holds_every_server_once_and_the_baseline_twice(whole_run):
     loads = [load for _, _, load in blocks]
     assert abs(loads.count("1") - loads.count("4")) <= 2
     assert {window.variant for window in results.windows} == {"steady", "paced"}
-
-
-@pytest.mark.parametrize(("of_epochs", "high_blocks"), [(3, 1), (2, 2)])
-def test_after_the_least_of_blocks_none_is_begun_that_would_not_end_in_time(
-    monkeypatch, of_epochs, high_blocks
-):
-    """Blocks take a second at 1, thirty at 16: 13 s beyond the least are for 1 alone."""
-    seconds, now, begun = {"1": 1.0, "16": 30.0}, [0.0], []
-    loads = [OfferedLoad(1), OfferedLoad(16)]
-    plan = Namespace(seed=0, epochs=of_epochs, loads=loads)
-    nothing = [lambda *_: None] * 3
-    campaign = epochs.Campaign(plan, lambda *_: None, None, None, *nothing, lambda: loads)
-    monkeypatch.setattr(epochs, "time", Namespace(monotonic=lambda: now[0]))
-
-    def measure_block(_epoch, _running, offered, _order):
-        begun.append(offered.name)
-        now[0] += seconds[offered.name]
-
-    campaign.began = 0.0
-    campaign.measure_block, campaign.measure_ceilings = measure_block, lambda *_: None
-    campaign.measure_blocks(0, loads, {"a": None, "b": None}, {}, 31.0 * high_blocks + 13)
-    assert begun.count("16") == high_blocks
-    assert begun.count("1") == 13 + high_blocks
-    assert now[0] == 31 * high_blocks + 13
 
 
 def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(tmp_path):
