@@ -97,6 +97,7 @@ class TestClosedLoopWindow:
         window = ClosedLoopWindow(
             job(concurrency=4, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
         )
+        assert not window.edge(101.0, 3)
         assert window.edge(101.0, 4)
         assert not window.edge(111.0, 5)  # a part of a stream, between the first round's last ...
         assert not window.edge(112.0, 7)
@@ -525,15 +526,15 @@ def test_outputs_of_a_stream_are_timed_when_their_last_byte_arrives():
         assert gaps == pytest.approx([0.03, 0.03, 0.03, 0.0], abs=PRECISE)
 
 
-def test_windows_of_streams_open_and_close_at_an_arrival_whole_answers_or_not():
-    """Answers of 0.15 s and five outputs; the eighth is cut off after the third of them."""
+def test_windows_of_streams_open_and_close_at_an_arrival_and_hold_whole_rounds_of_answers():
+    """Answers of 0.15 s and five outputs; a second is over during the eighth."""
     result = answered(streaming(), carries_output=is_word, duration_s=1.0, min_requests=1)
     assert result.opened - START_S == pytest.approx(0.15, abs=PRECISE)
-    assert result.closed - START_S == pytest.approx(7 * 0.15 + 0.12, abs=PRECISE)
+    assert result.closed - START_S == pytest.approx(8 * 0.15, abs=PRECISE)
     assert result.outcome == ["ok"] * result.correct_in_window
-    assert (result.correct_in_window, result.outputs_in_window) == (6, 6 * 5 + 3)
+    assert (result.correct_in_window, result.outputs_in_window) == (7, 7 * 5)
     assert result.outputs_per_answer == 5
-    assert result.requests_per_second == pytest.approx(33 / 5 / 1.02, rel=1e-3)
+    assert result.requests_per_second == pytest.approx(7 / 1.05, rel=1e-3)
 
 
 def test_a_stream_that_takes_longer_than_four_windows_is_measured_to_its_end():
@@ -552,15 +553,21 @@ def test_a_stream_that_takes_longer_than_four_windows_is_measured_to_its_end():
 
 
 def test_the_last_answer_counts_although_it_is_complete_a_moment_after_its_last_output():
-    """It ends with the very arrival that closes the window."""
-    loop = VirtualLoop(following(streaming(), []))
+    """It ends with the very arrival that closes the window, of a server of one at a time."""
+    one_at_a_time, script = asyncio.Lock(), streaming()
+
+    async def queueing(number, writer):
+        async with one_at_a_time:
+            await script(number, writer)
+
+    loop = VirtualLoop(following(queueing, []))
     ticks = count(1)
     result = run_job(
-        job(carries_output=is_word, duration_s=0.9, min_requests=1),
+        job(concurrency=8, carries_output=is_word, duration_s=0.9, min_requests=1),
         clock=lambda: loop.time() + 1e-9 * next(ticks),
         loop_factory=lambda: loop,
     )
-    assert result.closed - START_S == pytest.approx(7 * 0.15, abs=PRECISE)
+    assert result.closed - START_S == pytest.approx((8 + 6) * 0.15, abs=PRECISE)
     assert (result.correct_in_window, result.outputs_in_window) == (5, 6 * 5)
 
 

@@ -57,9 +57,11 @@ class ClosedLoopWindow:
             self.state, self.alarm = State.OPEN, now + self.job.duration_s
             self.deadline = now + LONGEST * self.job.duration_s
             return True
+        if self.state is not State.OPEN:
+            return False
         if self.enough is None:
             self.enough = max(self.job.min_requests, self.whole_rounds(ended))
-        return self.state is State.OPEN and (ended >= self.enough or is_late) and self.close()
+        return (ended >= self.enough or is_late) and self.close()
 
     def whole_rounds(self, ended: int) -> int:
         """How many requests complete the round of answers that is under way; 0 if it is the first,
