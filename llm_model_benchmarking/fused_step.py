@@ -3,7 +3,13 @@
 The step reads the weights of a transformers model, whose query, key and value projections become
 views of one matrix, as do gate and up projection: what stays a matrix product is as large as it
 can be, and the compiler fuses the rest. Several sequences share a step; each has its own slot of
-a static cache.
+a static cache. One layer is compiled and used for all; a GPU runs it without CUDA graphs.
+
+Processor ms per token at the shape of SmolLM2-135M in bfloat16, alternated on one thread of a busy
+Xeon (amx_bf16), 10th percentile: the library's eager step 56; its layers with attention and
+products as compiled loops, which repeated norm and activation for each row of a matrix, 51; this
+step, which stores them once and multiplies and adds in one instruction, 32. torch.mv of all
+matrices, nothing else, took 27, llama.cpp in bf16 28. Sixteen rows take twice the time of one.
 """
 
 from collections.abc import Collection
