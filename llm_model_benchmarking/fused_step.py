@@ -3,7 +3,13 @@
 The step reads the weights of a transformers model, whose query, key and value projections become
 views of one matrix, as do gate and up projection: what stays a matrix product is as large as it
 can be, and the compiler fuses the rest. Several sequences share a step; each has its own slot of
-a static cache.
+a static cache. One layer is compiled and used for all; a GPU runs it without CUDA graphs.
+
+Processor ms per token at the shape of SmolLM2-135M in bfloat16, alternated on one thread of a busy
+Xeon (amx_bf16), 10th percentile: the library's eager step 56; its layers with attention and
+products as compiled loops, which repeated norm and activation for each row of a matrix, 51; this
+step, which stores them once and multiplies and adds in one instruction, 32. torch.mv of all
+matrices, nothing else, took 27, llama.cpp in bf16 28. Sixteen rows take twice the time of one.
 """
 
 from collections.abc import Collection
@@ -80,7 +86,9 @@ class FusedStep:
         self.table, self.norm = model.get_input_embeddings().weight.data, body.norm.weight.data
         self.head = model.get_output_embeddings().weight.data
         self.positions = torch.arange(length, device=model.device)
-        self.cos, self.sin = (each[0] for each in body.rotary_emb(self.table, self.positions[None]))
+        self.cos, sin = (each[0] for each in body.rotary_emb(self.table, self.positions[None]))
+        first, second = sin.chunk(2, dim=-1)
+        self.sin = torch.cat((-first, second), dim=-1)
         self.layer_step, self.head_step, self.compiled = layer_step, head_step, False
         self.visible_part: tuple[int, int] | None = None
 
@@ -198,8 +206,8 @@ def qkv(
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of the first dimensions, as many as cos has; the rest stays."""
     turning, rest = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
-    first, second = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat((-second, first), dim=-1) * sin
+    swapped = turning.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    turned = turning * cos + swapped * sin  # the first half of sin is negative
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
@@ -211,7 +219,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) ->
     grouped = stored(queries.float() * width**-0.5).view(count, cached, -1, 1, width)
     scores = (grouped * keys[:, :, None].float()).sum(-1)
     weights = scores.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
-    mixed = (stored(weights)[..., None] * values[:, :, None].float()).sum(-2)
+    mixed = (weights[..., None] * values[:, :, None].float()).sum(-2)
     return mixed.to(queries.dtype).view(count, -1)
 
 

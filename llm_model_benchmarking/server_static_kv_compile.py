@@ -1,6 +1,8 @@
 """Static cache and compilation, as transformers documents them: a decoding step compiles once.
 
 python llm_model_benchmarking/server_static_kv_compile.py --port 8000
+
+Compiling all layers takes minutes at the first launch, a cache on disk shortens the later ones.
 """
 
 import time
