@@ -80,7 +80,9 @@ class FusedStep:
         self.table, self.norm = model.get_input_embeddings().weight.data, body.norm.weight.data
         self.head = model.get_output_embeddings().weight.data
         self.positions = torch.arange(length, device=model.device)
-        self.cos, self.sin = (each[0] for each in body.rotary_emb(self.table, self.positions[None]))
+        self.cos, sin = (each[0] for each in body.rotary_emb(self.table, self.positions[None]))
+        first, second = sin.chunk(2, dim=-1)
+        self.sin = torch.cat((-first, second), dim=-1)
         self.layer_step, self.head_step, self.compiled = layer_step, head_step, False
         self.visible_part: tuple[int, int] | None = None
 
@@ -198,8 +200,8 @@ def qkv(
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of the first dimensions, as many as cos has; the rest stays."""
     turning, rest = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
-    first, second = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat((-second, first), dim=-1) * sin
+    swapped = turning.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    turned = turning * cos + swapped * sin  # the first half of sin is negative
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
@@ -211,7 +213,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) ->
     grouped = stored(queries.float() * width**-0.5).view(count, cached, -1, 1, width)
     scores = (grouped * keys[:, :, None].float()).sum(-1)
     weights = scores.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
-    mixed = (stored(weights)[..., None] * values[:, :, None].float()).sum(-2)
+    mixed = (weights[..., None] * values[:, :, None].float()).sum(-2)
     return mixed.to(queries.dtype).view(count, -1)
 
 

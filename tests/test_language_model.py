@@ -17,6 +17,7 @@ from llm_model_benchmarking.model import ModelNotFoundError, load, random_model,
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.prompts import chat_ids, prompts_of
 from llm_model_benchmarking.server_baseline import BaselineAPI
+from llm_model_benchmarking.server_fused_decoding import FusedDecodingAPI
 from llm_model_benchmarking.server_quantised_8bit import Quantised8BitAPI
 from llm_model_benchmarking.server_static_kv_compile import StaticKvCompileAPI
 from llm_model_benchmarking.tokenizer import build_tokenizer, invisible_ids
@@ -264,9 +265,10 @@ def test_the_baseline_generates_what_transformers_itself_does(baseline):
     assert [token.id for token in baseline.predict(Prompt(prompt, 24))] == expected[0, 30:].tolist()
 
 
-def test_static_cache_and_compilation_change_no_token_and_nothing_is_compiled_again(baseline):
-    compiled = api_of(StaticKvCompileAPI, "--dtype", "float32", "--ignore-eos")
+@pytest.mark.parametrize("kind", [StaticKvCompileAPI, FusedDecodingAPI])
+def test_compilation_changes_no_token_and_nothing_is_compiled_again(baseline, kind):
     try:
+        compiled = api_of(kind, "--dtype", "float32", "--ignore-eos")
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for length in (1, 2, 3, 17, 48, 63, 100):  # recompiling raises
             assert ids_of(compiled, length) == ids_of(baseline, length)
