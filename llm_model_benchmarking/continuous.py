@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm_model_benchmarking.generation import Prompt, Token
 
-PROMPT_TOKENS = 64  # of prompts between two decoding steps: what the other sequences wait for
+PROMPT_TOKENS = 32  # of prompts between two decoding steps: what the other sequences wait for
 
 
 class Step(Protocol):
