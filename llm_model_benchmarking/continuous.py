@@ -1,7 +1,7 @@
 """Continuous batching: sequences that share each step of a model, and join and leave between steps.
 
-Scheduling by iteration as in Orca (Yu et al., 2022); long prompts in parts, between the steps of
-the others, as in Sarathi (Agrawal et al., 2023).
+Scheduling by iteration as in Orca (Yu et al., 2022); prompts come in by parts, in the same passes
+as the tokens of the others, as in Sarathi (Agrawal et al., 2023): the weights are read once.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm_model_benchmarking.generation import Prompt, Token
 
-PROMPT_TOKENS = 32  # of prompts between two decoding steps: what the other sequences wait for
+PROMPT_TOKENS = 64  # of a prompt in one pass, the most: the other sequences wait for them
 
 
 class Step(Protocol):
@@ -24,6 +24,8 @@ class Step(Protocol):
     def prefill(self, slot: int, ids: Tensor) -> Tensor: ...
 
     def decode(self, tokens: Tensor) -> Tensor: ...
+
+    def decode_and_prefill(self, tokens: Tensor, ids: Tensor) -> Tensor: ...
 
     def move(self, source: int, target: int) -> None: ...
 
@@ -115,46 +117,47 @@ class Engine:
         return answer
 
     def run(self) -> None:
-        """One round: a token for each row, and then a prompt, or a part of one, into the cache.
+        """One pass: a token for each row whose prompt is in the cache, and a part of the prompt of
+        one more.
 
         What fails ends the answers it concerns, which raise it.
         """
         for answer in [*self.rows, *self.waiting]:
             if self.has_left(answer.prompt):
                 answer.close()
-        if self.decoding:
-            self.decode()
         if self.waiting and self.decoding == len(self.rows) < len(self.step.lengths):
             self.step.lengths[len(self.rows)] = 0
             self.rows.append(self.waiting.popleft())
-        if self.decoding < len(self.rows):
-            self.prefill(self.rows[-1])
+        if self.rows:
+            try:
+                logits = self.logits()
+            except Exception as error:
+                self.fail([*self.rows], error)
+            else:
+                self.choose(self.rows[: self.decoding], logits)
 
-    def decode(self) -> None:
-        answers = self.rows[: self.decoding]
-        try:
-            tokens = torch.tensor([[answer.last] for answer in answers], device=self.device)
-            logits = self.step.decode(tokens)
-        except Exception as error:
-            self.fail(answers, error)
-        else:
-            self.choose(answers, logits)
-
-    def prefill(self, answer: Answer) -> None:
+    def logits(self) -> Tensor:
+        """(rows, vocabulary) after the last token of each row that decodes and, if one has its
+        prompt coming in, after the next part of that; it decodes once it has the whole.
+        """
+        decoding, coming = self.rows[: self.decoding], self.rows[self.decoding :]
+        tokens = torch.tensor([[answer.last] for answer in decoding], device=self.device)
+        if not coming:
+            return self.step.decode(tokens)
+        (answer,) = coming
         part = answer.prompt.ids[answer.filled : answer.filled + PROMPT_TOKENS]
-        try:
-            logits = self.step.prefill(self.decoding, torch.tensor([part], device=self.device))
-        except Exception as error:
-            self.fail([answer], error)
-            return
+        ids = torch.tensor([part], device=self.device)
+        alone = not decoding
+        logits = (
+            self.step.prefill(0, ids)[None] if alone else self.step.decode_and_prefill(tokens, ids)
+        )
         answer.filled += len(part)
-        if answer.filled == len(answer.prompt.ids):
-            self.decoding += 1
-            self.choose([answer], logits[None])
+        self.decoding += answer.filled == len(answer.prompt.ids)
+        return logits
 
     def choose(self, answers: Sequence[Answer], logits: Tensor) -> None:
-        """Add to each answer the token that it chooses from its row of (answers, vocabulary)."""
-        for answer, row in zip(answers, logits, strict=True):
+        """Add to each answer the token that it chooses from its row of (rows, vocabulary)."""
+        for answer, row in zip(answers, logits, strict=False):
             try:
                 answer.add(int(answer.choose(row)))
             except Exception as error:

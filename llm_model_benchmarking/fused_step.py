@@ -5,14 +5,13 @@ views of one matrix, as do gate and up projection: what stays a matrix product i
 can be, and the compiler fuses the rest. Several sequences share a step; each has its own slot of
 a static cache. One layer is compiled and used for all; a GPU runs it without CUDA graphs.
 
-Processor ms per token at the shape of SmolLM2-135M in bfloat16, alternated on one thread of a busy
-Xeon (amx_bf16), 10th percentile: the library's eager step 56; its layers with attention and
-products as compiled loops, which repeated norm and activation for each row of a matrix, 51; this
-step, which stores them once and multiplies and adds in one instruction, 32. torch.mv of all
-matrices, nothing else, took 27, llama.cpp in bf16 28. Sixteen rows take twice the time of one.
+ms per token at the shape of SmolLM2-135M in bfloat16, side by side on two cores (Xeon, amx_bf16):
+llama.cpp in bfloat16 17, this step 21 for one row and 35 to 40 for sixteen, 45 for fifteen and a
+prompt of 32 tokens, which alone takes 45; torch.mv of all matrices and nothing else 16 to 18. The
+library's step takes about 42, with torch.compile of the whole model 35.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,7 +88,8 @@ class FusedStep:
         self.cos, sin = (each[0] for each in body.rotary_emb(self.table, self.positions[None]))
         first, second = sin.chunk(2, dim=-1)
         self.sin = torch.cat((-first, second), dim=-1)
-        self.layer_step, self.head_step, self.compiled = layer_step, head_step, False
+        self.layer_step, self.shared_layer_step = layer_step, shared_layer_step
+        self.head_step, self.compiled = head_step, False
         self.visible_part: tuple[int, int] | None = None
 
     @torch.no_grad()
@@ -104,14 +104,8 @@ class FusedStep:
             queries, keys, values = qkv(layer, shape, hidden, cos, sin)
             layer.keys[slot, :, start:end] = keys.transpose(0, 1)
             layer.values[slot, :, start:end] = values.transpose(0, 1)
-            mixed = scaled_dot_product_attention(
-                queries.transpose(0, 1)[None],
-                layer.keys[slot : slot + 1, :, :end],
-                layer.values[slot : slot + 1, :, :end],
-                attn_mask=mask,
-                enable_gqa=True,
-            )
-            hidden = mlp(layer, shape, hidden, mixed[0].transpose(0, 1).flatten(1))
+            caches = (each[slot : slot + 1, :, :end] for each in (layer.keys, layer.values))
+            hidden = mlp(layer, shape, hidden, prompt_attention(queries, *caches, mask))
         self.lengths[slot] = end
         return head_step(hidden[-1:], self.norm, self.head, shape)[0]
 
@@ -128,9 +122,43 @@ class FusedStep:
         hidden, cos, sin = self.table[tokens[:, 0]], self.cos[positions], self.sin[positions]
         for layer in self.visible_layers:
             hidden = self.layer_step(hidden, cos, sin, positions, visible, self.shape, *layer)
-        for slot in range(rows):
-            self.lengths[slot] += 1
+        self.count(range(rows))
         return self.head_step(hidden, self.norm, self.head, self.shape)
+
+    @torch.no_grad()
+    def decode_and_prefill(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Both in one pass, which reads the weights once: (n, 1) tokens of slots 0 to n - 1, and a
+        (1, m) prompt, or its next part, of slot n. Returns (n + 1, vocabulary) logits.
+        """
+        rows, count = len(tokens), ids.shape[1]
+        if min(rows, count) == 1:  # to the compiler another program; as seldom as short
+            return torch.cat((self.decode(tokens), self.prefill(rows, ids)[None]))
+        start = self.lengths[rows]
+        slots = torch.tensor([*range(rows), *[rows] * count], device=self.device)
+        positions = torch.tensor(
+            [*self.lengths[:rows], *range(start, start + count)], device=self.device
+        )
+        bound = self.bound(max(*self.lengths[:rows], start + count - 1) + 1)
+        visible = self.positions[:bound] <= positions[:, None]
+        self.look_at(rows + 1, bound)
+        hidden = self.table[torch.cat((tokens[:, 0], ids[0]))]
+        inputs = (self.cos[positions], self.sin[positions], slots, positions)
+        masks = visible[:rows].clone(), visible[rows:].clone()
+        if not self.compiled:
+            for tensor in (hidden, *inputs, *masks):
+                mark_dynamic(tensor, 0)
+            for mask in masks:
+                mark_dynamic(mask, 1)
+        for layer in self.visible_layers:
+            hidden = self.shared_layer_step(hidden, *inputs, *masks, self.shape, *layer)
+        self.count(slots.tolist())
+        last = torch.cat((hidden[:rows], hidden[-1:]))
+        return self.head_step(last, self.norm, self.head, self.shape)
+
+    def count(self, slots: Iterable[int]) -> None:
+        """One more token is cached in each of these slots."""
+        for slot in slots:
+            self.lengths[slot] += 1
 
     def bound(self, count: int) -> int:
         """How many positions of the cache attention reads where so many are filled."""
@@ -146,6 +174,8 @@ class FusedStep:
             if not self.compiled:
                 for cache in caches:
                     mark_dynamic(cache, 2)
+                    if rows > 1:
+                        mark_dynamic(cache, 0)
             self.visible_layers.append(layer._replace(keys=caches[0], values=caches[1]))
 
     def move(self, source: int, target: int) -> None:
@@ -156,16 +186,21 @@ class FusedStep:
                 cache[target, :, :end] = cache[source, :, :end]
 
     def warm_up(self, rows: Collection[int]) -> None:
-        """Compile the step for one row and, where `rows` has more, for any number of them;
-        nothing compiles later.
+        """Compile the step for one row and, where `rows` has more, for any number of them, alone
+        and beside a prompt; nothing compiles later.
         """
-        self.layer_step, self.head_step = (
-            torch.compile(each, fullgraph=True, options=OPTIONS) for each in (layer_step, head_step)
+        self.layer_step, self.shared_layer_step, self.head_step = (
+            torch.compile(each, fullgraph=True, options=OPTIONS)
+            for each in (layer_step, shared_layer_step, head_step)
         )
-        lengths, self.visible_part = self.lengths, None
-        for count in sorted({1, max(rows)}):
-            self.lengths = [0] * len(lengths)
-            self.decode(torch.zeros(count, 1, dtype=torch.long, device=self.device))
+        lengths, most, device = self.lengths, max(rows), self.device
+        token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        for count in sorted({1, most}):
+            self.lengths, self.visible_part = [0] * len(lengths), None
+            self.decode(token.expand(count, 1))
+        if most > 2:
+            self.lengths, self.visible_part = [0] * len(lengths), None
+            self.decode_and_prefill(token.expand(most - 1, 1), token.expand(1, most + 1))
         self.lengths, self.visible_part, self.compiled = lengths, None, True
 
 
@@ -185,6 +220,30 @@ def layer_step(
     layer.keys[rows, :, positions] = keys
     layer.values[rows, :, positions] = values
     return mlp(layer, shape, hidden, attention(queries, layer.keys, layer.values, visible))
+
+
+def shared_layer_step(
+    hidden: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    visible: Tensor,
+    visible_to_prompt: Tensor,
+    shape: Shape,
+    *tensors: Tensor | None,
+) -> Tensor:
+    """(n + m, width) hidden states of one token in each of n slots, and of m tokens of a prompt in
+    the slot after them, through a layer.
+    """
+    layer = Layer(*tensors)
+    queries, keys, values = qkv(layer, shape, hidden, cos, sin)
+    layer.keys[slots, :, positions] = keys
+    layer.values[slots, :, positions] = values
+    rows = len(visible)
+    single = attention(queries[:rows], layer.keys[:rows], layer.values[:rows], visible)
+    prompt = prompt_attention(queries[rows:], layer.keys[-1:], layer.values[-1:], visible_to_prompt)
+    return mlp(layer, shape, hidden, torch.cat((single, prompt)))
 
 
 def head_step(hidden: Tensor, norm: Tensor, head: Tensor, shape: Shape) -> Tensor:
@@ -221,6 +280,16 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) ->
     weights = scores.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
     mixed = (weights[..., None] * values[:, :, None].float()).sum(-2)
     return mixed.to(queries.dtype).view(count, -1)
+
+
+def prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """Queries (m, heads, d) of one sequence to what is visible (m, bound) of its cache (1, kv
+    heads, bound, d). Returns (m, heads * d).
+    """
+    mixed = scaled_dot_product_attention(
+        queries.transpose(0, 1)[None], keys, values, attn_mask=visible, enable_gqa=True
+    )
+    return mixed[0].transpose(0, 1).flatten(1)
 
 
 def mlp(layer: Layer, shape: Shape, hidden: Tensor, mixed: Tensor) -> Tensor:

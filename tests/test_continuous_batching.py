@@ -57,6 +57,9 @@ class FakeStep:
         self.calls.append(("decode", len(tokens)))
         return torch.stack([self.append(slot, row.tolist()) for slot, row in enumerate(tokens)])
 
+    def decode_and_prefill(self, tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return torch.cat((self.decode(tokens), self.prefill(len(tokens), ids)[None]))
+
     def move(self, source: int, target: int) -> None:
         self.cached[target] = self.cached[source][: self.lengths[source]]
         self.lengths[target] = self.lengths[source]

@@ -111,6 +111,24 @@ def test_a_prompt_in_parts_is_the_prompt(step):
     torch.testing.assert_close(step.layers[-1].keys[2, :, :60], step.layers[-1].keys[0, :, :60])
 
 
+@pytest.mark.parametrize(
+    ("lengths", "part"), [((3, 40), 25), ((84, 1, 30), 2), ((7,), 30), ((5, 60), 1)]
+)
+def test_a_prompt_that_comes_in_beside_others_leaves_them_as_they_are(model, step, lengths, part):
+    """Also where one row or one token makes it two programs."""
+    rows = [[begun(step, slot, length)] for slot, length in enumerate(lengths)]
+    slot, prompt = len(lengths), prompt_of(50)
+    step.lengths[slot] = 0
+    for ids in prompt[:, : 4 * part].split(part, dim=1):
+        logits = step.decode_and_prefill(torch.tensor([row[-1:] for row in rows]), ids)
+        for row, id_ in zip(rows, logits[:-1].argmax(-1).tolist(), strict=True):
+            row.append(id_)
+    assert rows == [expected(model, length)[: len(rows[0])] for length in lengths]
+    with torch.no_grad():
+        library = model(prompt[:, : 4 * part], use_cache=False).logits[0, -1]
+    torch.testing.assert_close(logits[-1], library, atol=1e-4, rtol=1e-4)
+
+
 def test_the_weights_are_held_once_and_the_model_still_computes_with_them(model, step):
     layer, projection = step.layers[0], model.model.layers[0].self_attn.v_proj
     assert projection.weight.untyped_storage().data_ptr() == layer.qkv.untyped_storage().data_ptr()
