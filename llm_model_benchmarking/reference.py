@@ -119,9 +119,10 @@ def requests_per_second(variant: str, chats: list[list[dict[str, str]]], tokens:
 def log_probabilities(variant: str) -> numpy.ndarray:
     """(TEXT_TOKENS, vocabulary) float32: of the next token, after each token of a fixed text."""
     model = api(variant)
-    ids = torch.tensor([model.tokenizer.encode(TEXT)[:TEXT_TOKENS]], device=model.model.device)
-    rows = [model.prefill(ids[:, :1]).clone()]
-    rows += [model.decode(ids[:, at : at + 1]).clone() for at in range(1, ids.shape[1])]
+    ids = model.tokenizer.encode(TEXT)[:TEXT_TOKENS]
+    # a tensor each, as the server has them: a slice's strides would be compiled for anew
+    first, *others = [torch.tensor([[id_]], device=model.model.device) for id_ in ids]
+    rows = [model.prefill(first).clone(), *(model.decode(token).clone() for token in others)]
     return torch.stack(rows).float().log_softmax(dim=1).cpu().numpy()
 
 

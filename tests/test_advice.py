@@ -49,12 +49,45 @@ def test_a_win_between_losses_is_no_crossover():
 
 def test_a_variant_that_is_slower_nowhere_for_certain_is_the_balanced_choice():
     text = advised(verdict("half", "1", 1, "same"), verdict("half", "64", 30))
-    assert "a balance of both: half, faster at 1 of 2 loads and the same at the others" in text
+    assert (
+        "a balance of both: half, faster at 1 of 2 loads and the same at the others (same" in text
+    )
     unsure = advised(verdict("half", "1", 1, "undecided"), verdict("half", "64", 30))
     assert "balance of both: steady; no variant is known" in unsure
     assert "(undecided: half)" in unsure
     every = advised(verdict("half", "1", 10), verdict("half", "64", 30))
-    assert "balance of both: half, faster at every load" in every
+    assert "balance of both: half, faster at every load (same within 5 %: none; " in every
+
+
+def test_of_balanced_variants_the_one_that_gains_most_is_named_wherever_it_stands_in_the_list():
+    def balance(*percents: tuple[str, float, float], error: float = 0.001) -> str:
+        made = [
+            verdict(name, load, percent, "same" if percent < 5 else "faster")
+            for name, *own in percents
+            for load, percent in zip(("1", "4"), own, strict=True)
+        ]
+        return advised(*made, error=error).partition("balance of both: ")[2]
+
+    nobody = "(same within 5 %: none; undecided: none)"
+    most = balance(("static", 17, 18), ("shared", 85, 241), ("fused", 87, 88))
+    assert most == f"shared, faster at every load {nobody}"  # fused: better at 1, worse at 4
+    assert balance(("a", 1, 300), ("b", 10, 10)).startswith("b, faster at every load (")
+    assert balance(("a", 30, 30), ("b", 10, 48)).startswith("a, faster at every load (")
+    close = balance(("a", 30, 30), ("b", 31, 32), ("c", 20, 20))
+    assert close == "b, faster at every load (same within 5 %: a; undecided: none)"
+    unsure = balance(("a", 30, 30), ("b", 32, 33), ("c", 20, 20), error=0.035)
+    assert unsure == "b, faster at every load (same within 5 %: none; undecided: a)"
+
+
+def test_a_variant_that_is_undecided_at_a_load_may_be_the_better_balance_and_is_named():
+    text = advised(
+        *(verdict("a", "1", 10), verdict("a", "8", 10)),
+        *(verdict("b", "1", 9, "undecided"), verdict("b", "8", 90)),
+        *(verdict("c", "1", -9, "slower"), verdict("c", "8", 99)),
+        verdict("d", "8", 99),
+        error=0.02,
+    )
+    assert text.endswith("a, faster at every load (same within 5 %: none; undecided: b)")
 
 
 def test_winners_that_are_the_same_are_named_together_and_others_are_not():

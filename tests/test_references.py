@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import mnist_model_benchmarking
+from llm_model_benchmarking import reference as language_reference
 from mnist_model_benchmarking import reference
 from mnist_model_benchmarking.digits import sample_files
 from mnist_model_benchmarking.suite import request_body
@@ -87,3 +89,23 @@ def test_a_pool_keeps_to_the_one_core_and_is_free_again_afterwards():
     with reference.one_core():
         assert {len(cores) for cores in cores_of_pool()} == {1}
     assert all(cores == all_cores for cores in [*cores_of_pool(), os.sched_getaffinity(0)])
+
+
+@pytest.fixture
+def language_models(monkeypatch):
+    """Of this test alone: with float32 weights, in which all variants are the same model."""
+    monkeypatch.setattr(language_reference, "apis", {})
+    monkeypatch.setattr(language_reference, "loading", {})
+    flags = ("--model", "random:tiny", "--max-context", "128", "--dtype", "float32")
+    language_reference.load_with(flags, "cpu")
+    yield language_reference
+    language_reference.log_probabilities.cache_clear()
+    torch.compiler.set_stance("default")
+
+
+def test_compiled_language_models_tell_their_divergence_without_compiling_anew(language_models):
+    """One after the other in a process, as a benchmark asks them."""
+    for name in ("static_kv_compile", "fused_decoding"):  # whose step continuous_batching shares
+        assert language_models.kl_divergence(name) == pytest.approx(0, abs=1e-6)
+    likely = language_models.log_probabilities("baseline")
+    assert likely.std(axis=0).max() > 0.01  # the text matters: a step that forgot it would show

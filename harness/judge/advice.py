@@ -6,6 +6,8 @@ taken for equal, and both are named.
 
 from collections.abc import Callable
 
+from scipy.stats import gmean
+
 from harness.judge.capacity import is_capacity
 from harness.judge.estimation import Estimate, equivalent
 from harness.judge.verdicts import (
@@ -53,7 +55,7 @@ def uses_of(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> l
         uses.append(
             f"best for {MANY} (at {loads[-1]}): {best(baseline, loads[-1], by_load, compare)}"
         )
-        uses.append(f"best for {BALANCED}: {balanced(baseline, by_load)}")
+        uses.append(f"best for {BALANCED}: {balanced(baseline, by_load, compare)}")
     return [sentence for sentence in wins if sentence] + uses
 
 
@@ -77,19 +79,30 @@ def best(baseline: str, load: str, by_load: dict[str, ByVariant], compare: Compa
     here = by_load[load]
     winners = [name for name in here if here[name].verdict == FASTER]
     top = max(winners, key=lambda name: here[name].percent, default=baseline)
-    same, undecided = [], []
-    for name in here:
-        if name == top or (top == baseline and here[name].verdict == SLOWER):
-            continue
-        if top == baseline:
-            same += [name] if here[name].verdict == SAME else []
-            undecided += [name] if here[name].verdict == UNDECIDED else []
-        elif estimate := compare(name, top, load):
-            same += [name] if equivalent(estimate, MARGIN_PERCENT / 100) else []
-            slower = estimate.interval()[1] < 0
-            undecided += [name] if not slower and name not in same else []
-    lists = f"same within {MARGIN_PERCENT:g} %: {listed(same)}; undecided: {listed(undecided)}"
-    return f"{top}{f', {here[top].text}' if top in here else ''} ({lists})"
+    others = {
+        name: here[name].verdict if top == baseline else standing(compare(name, top, load))
+        for name in here
+        if name != top
+    }
+    return f"{top}{f', {here[top].text}' if top in here else ''} {rivals(others)}"
+
+
+def standing(estimate: Estimate | None) -> str:
+    """Of a variant against the one that is chosen: the same, slower, or neither for certain."""
+    if estimate is None:
+        return UNDECIDED
+    if equivalent(estimate, MARGIN_PERCENT / 100):
+        return SAME
+    return SLOWER if estimate.interval()[1] < 0 else UNDECIDED
+
+
+def rivals(standings: dict[str, str]) -> str:
+    """What the choice is not known to beat."""
+    same, undecided = (
+        ", ".join(name for name, own in standings.items() if own == word) or "none"
+        for word in (SAME, UNDECIDED)
+    )
+    return f"(same within {MARGIN_PERCENT:g} %: {same}; undecided: {undecided})"
 
 
 def since_revision(verdicts: list[Verdict]) -> list[str]:
@@ -115,28 +128,37 @@ def changes(verdicts: list[Verdict]) -> list[str]:
     return certain + [f"{words[word]} at {', '.join(at)}" for word, at in loads.items() if at]
 
 
-def listed(names: list[str]) -> str:
-    """Names for people, or none."""
-    return ", ".join(names) or "none"
+def balanced(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> str:
+    """Of the variants that are faster somewhere, and known to be slower nowhere, the one that is
+    faster at the most loads and, of those, has the highest geometric mean of its rates.
 
-
-def balanced(baseline: str, by_load: dict[str, ByVariant]) -> str:
-    """A variant that is faster somewhere, and known to be slower nowhere."""
+    What is known to be slower than that one at any load is left out: it is no better choice.
+    """
     names = list(dict.fromkeys(name for each in by_load.values() for name in each))
-    words = {
-        name: [here[name].verdict for here in by_load.values() if name in here] for name in names
-    }
-    fit = {
-        name: each.count(FASTER)
+    own = {name: [here[name] for here in by_load.values() if name in here] for name in names}
+    words = {name: [each.verdict for each in own[name]] for name in names}
+    gains = {
+        name: (each.count(FASTER), gmean([1 + one.percent / 100 for one in own[name]]))
         for name, each in words.items()
-        if len(each) == len(by_load) and set(each) <= {FASTER, SAME}
+        if len(each) == len(by_load) and FASTER in each and set(each) <= {FASTER, SAME}
     }
-    top = max(fit, key=fit.get, default=None)
-    if top and fit[top]:
-        if fit[top] == len(by_load):
-            return f"{top}, faster at every load"
-        return f"{top}, faster at {fit[top]} of {len(by_load)} loads and the same at the others"
-    open_ = [n for n, each in words.items() if UNDECIDED in each and SLOWER not in each]
-    return f"{baseline}; no variant is known to be faster somewhere and slower nowhere" + (
-        f" (undecided: {', '.join(open_)})" if open_ else ""
-    )
+    if not gains:
+        open_ = [n for n, each in words.items() if UNDECIDED in each and SLOWER not in each]
+        return f"{baseline}; no variant is known to be faster somewhere and slower nowhere" + (
+            f" (undecided: {', '.join(open_)})" if open_ else ""
+        )
+    top = max(gains, key=gains.get)
+    others = {
+        name: overall([standing(compare(name, top, load)) for load in by_load])
+        for name, each in words.items()
+        if name != top and len(each) == len(by_load) and SLOWER not in each
+    }
+    count, at = gains[top][0], "every load"
+    if count < len(by_load):
+        at = f"{count} of {len(by_load)} loads and the same at the others"
+    return f"{top}, faster at {at} {rivals(others)}"
+
+
+def overall(standings: list[str]) -> str:
+    """One variant's standings at all loads in a word."""
+    return next((word for word in (SLOWER, UNDECIDED) if word in standings), SAME)
