@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         output_dir,
         concurrency=[1, 4, 16],
         minutes=18.0,
-        quick={"concurrency": [1, 4], "minutes": 4.0, "output_tokens": 16},
+        quick={"concurrency": [1], "minutes": 1.0, "output_tokens": 16},
         precise_minutes=60.0,
     )
     options.set_defaults(timeout=120.0)
