@@ -11,6 +11,8 @@ from pathlib import Path
 from harness.cli import benchmark, benchmark_parser, count, parsed
 from llm_model_benchmarking.suite import LanguageModelSuite, suite
 
+QUICK_VARIANTS = ["baseline", "fused_decoding", "continuous_batching"]  # the others take minutes
+
 
 def parser() -> argparse.ArgumentParser:
     """The options that all benchmark scripts share, and those about language models."""
@@ -22,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         output_dir,
         concurrency=[1, 4, 16],
         minutes=18.0,
-        quick={"concurrency": [1], "minutes": 1.0, "output_tokens": 16},
+        quick={"variants": QUICK_VARIANTS, "concurrency": [1], "minutes": 1.0, "output_tokens": 16},
         precise_minutes=60.0,
     )
     options.set_defaults(timeout=120.0)
