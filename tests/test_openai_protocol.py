@@ -36,8 +36,12 @@ WEATHER = [
 
 @pytest.fixture(scope="module", params=["baseline", "continuous_batching"])
 def server(request):
-    """One answer at a time, and several: all other variants take requests as the baseline does."""
-    flags = ["--model", "random:tiny", "--max-context", "512", "--accelerator", "cpu", "--cors"]
+    """One answer at a time, and several: all other variants take requests as the baseline does.
+
+    In float32: in a shorter type, who shares a step with an answer decides how it is rounded.
+    """
+    flags = ["--model", "random:tiny", "--max-context", "512", "--accelerator", "cpu"]
+    flags += ["--dtype", "float32", "--cors"]
     module = f"llm_model_benchmarking.server_{request.param}"
     with running_server(module, *flags, PAGE) as server:
         yield server
