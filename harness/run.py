@@ -426,7 +426,12 @@ def answer_flags(answer: bytes) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar; call what this yields with the step that begins and the share done."""
+    """A progress bar, or a line per step where there is no terminal; call what this yields with the
+    step that begins and the share done.
+    """
+    if not console.is_terminal:
+        yield lambda step, share: console.print(f"{share:4.0%} {step}", markup=False)
+        return
     columns = TextColumn("{task.description:>36}"), BarColumn(), TimeElapsedColumn()
     # refreshed by hand between windows: a progress bar that moves takes CPU from the server
     with Progress(*columns, console=console, auto_refresh=False) as bar:

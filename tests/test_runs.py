@@ -89,6 +89,14 @@ def test_a_variant_that_fails_is_reported_and_the_others_are_measured_and_saved(
     assert read_results(tmp_path / "benchmark_results.json") == results
 
 
+def test_where_there_is_no_terminal_every_step_is_a_line():
+    console = Console(file=io.StringIO())
+    with running.progress(console) as announce:
+        announce("client", 0.0)
+        announce("epoch 1, block 2: 4", 0.25)
+    assert console.file.getvalue() == "  0% client\n 25% epoch 1, block 2: 4\n"
+
+
 def test_a_frozen_server_uses_no_cpu_and_a_thawed_one_answers():
     with running_server(*STEADY) as server:
         tree = ProcessTree(server.pid, server.stats())
