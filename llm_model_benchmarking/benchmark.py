@@ -1,6 +1,6 @@
 """Measure every language model server under concurrent chats: TTFT, ITL, tokens/s, agreement.
 
-python llm_model_benchmarking/benchmark.py               # about eighteen minutes; or --quick
+python llm_model_benchmarking/benchmark.py               # about twenty minutes; or --quick
 python llm_model_benchmarking/benchmark.py --model ./my-model --variants baseline,static_kv_compile
 """
 
