@@ -5,10 +5,10 @@ views of one matrix, as do gate and up projection: what stays a matrix product i
 can be, and the compiler fuses the rest. Several sequences share a step; each has its own slot of
 a static cache. One layer is compiled and used for all; a GPU runs it without CUDA graphs.
 
-ms per token at the shape of SmolLM2-135M in bfloat16, side by side on two cores (Xeon, amx_bf16):
-llama.cpp in bfloat16 17, this step 21 for one row and 35 to 40 for sixteen, 45 for fifteen and a
-prompt of 32 tokens, which alone takes 45; torch.mv of all matrices and nothing else 16 to 18. The
-library's step takes about 42, with torch.compile of the whole model 35.
+ms per token at the shape of SmolLM2-135M in bfloat16 on two cores (Xeon, amx_bf16). Alternated:
+llama.cpp's Python API in bfloat16 17.5, this step 21 to 22, 35 to 41 for sixteen rows. One after the
+other: fifteen rows and a prompt of 32 tokens 45, apart 78; torch.mv of all matrices, nothing else,
+16 to 18. Served, between two tokens: the library's step 42, compiled as a whole 35, this one 21.
 """
 
 from collections.abc import Collection, Iterable
@@ -200,7 +200,7 @@ class FusedStep:
             self.decode(token.expand(count, 1))
         if most > 2:
             self.lengths, self.visible_part = [0] * len(lengths), None
-            self.decode_and_prefill(token.expand(most - 1, 1), token.expand(1, most + 1))
+            self.decode_and_prefill(token.expand(most - 1, 1), token.expand(1, 3))
         self.lengths, self.visible_part, self.compiled = lengths, None, True
 
 

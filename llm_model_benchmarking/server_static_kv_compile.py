@@ -2,7 +2,8 @@
 
 python llm_model_benchmarking/server_static_kv_compile.py --port 8000
 
-Compiling all layers takes minutes at the first launch, a cache on disk shortens the later ones.
+Compiling all layers takes half a minute or more at the first launch; a cache on disk shortens the
+later ones.
 """
 
 import time

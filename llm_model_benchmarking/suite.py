@@ -193,8 +193,8 @@ class LanguageModelSuite(Suite):
             return []
         rates = {
             "memory bandwidth, one stream": own.theoretical_max_tokens_per_sec,
-            "decoding steps alone, served": own.decode_tokens_per_sec,
             "without a server": in_process,
+            "decoding steps alone, served": own.decode_tokens_per_sec,
             f"served at concurrency {LONE}": own.avg_tokens_per_sec,
         }
         return [Ceiling(name, rate) for name, rate in rates.items() if rate is not None]
