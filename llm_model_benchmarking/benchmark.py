@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.cli import benchmark, benchmark_parser, count, parsed
 from llm_model_benchmarking.suite import LanguageModelSuite, suite
 
-QUICK_VARIANTS = ["baseline", "fused_decoding", "continuous_batching"]  # all of them take five minutes
+QUICK_VARIANTS = ["baseline", "fused_decoding", "continuous_batching"]  # all take five minutes
 
 
 def parser() -> argparse.ArgumentParser:

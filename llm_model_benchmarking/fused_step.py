@@ -6,9 +6,9 @@ can be, and the compiler fuses the rest. Several sequences share a step; each ha
 a static cache. One layer is compiled and used for all; a GPU runs it without CUDA graphs.
 
 ms per token at the shape of SmolLM2-135M in bfloat16 on two cores (Xeon, amx_bf16). Alternated:
-llama.cpp's Python API in bfloat16 17.5, this step 21 to 22, 35 to 41 for sixteen rows. One after the
-other: fifteen rows and a prompt of 32 tokens 45, apart 78; torch.mv of all matrices, nothing else,
-16 to 18. Served, between two tokens: the library's step 42, compiled as a whole 35, this one 21.
+llama.cpp's Python API in bfloat16 17.5, this step 21 to 22, 35 to 41 for sixteen rows. One after
+the other: fifteen rows and a prompt of 32 tokens 45, apart 78; torch.mv of all matrices, nothing
+else, 16 to 18. Served, between two tokens: the library's step 42, compiled whole 35, this one 21.
 """
 
 from collections.abc import Collection, Iterable
