@@ -430,7 +430,13 @@ def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
     step that begins and the share done.
     """
     if not console.is_terminal:
-        yield lambda step, share: console.print(f"{share:4.0%} {step}", markup=False)
+        began = time.monotonic()
+
+        def tell(step: str, _share: float) -> None:
+            minutes, seconds = divmod(int(time.monotonic() - began), 60)
+            console.print(f"{minutes:3}:{seconds:02} {step}", markup=False)
+
+        yield tell
         return
     columns = TextColumn("{task.description:>36}"), BarColumn(), TimeElapsedColumn()
     # refreshed by hand between windows: a progress bar that moves takes CPU from the server

@@ -94,7 +94,7 @@ def test_where_there_is_no_terminal_every_step_is_a_line():
     with running.progress(console) as announce:
         announce("client", 0.0)
         announce("epoch 1, block 2: 4", 0.25)
-    assert console.file.getvalue() == "  0% client\n 25% epoch 1, block 2: 4\n"
+    assert console.file.getvalue() == "  0:00 client\n  0:00 epoch 1, block 2: 4\n"
 
 
 def test_a_frozen_server_uses_no_cpu_and_a_thawed_one_answers():
