@@ -323,8 +323,8 @@ def test_one_sentence_names_ceilings_memory_fidelity_and_the_break_even():
     assert "30 s to compile and warm up, no break-even" in sentence(slower)
     assert LanguageModelSuite.ceilings(compiled) == [
         ("memory bandwidth, one stream", 100),
-        ("decoding steps alone, served", 75),
         ("without a server", 90),
+        ("decoding steps alone, served", 75),
         ("served at concurrency 1", 80),
     ]
 
