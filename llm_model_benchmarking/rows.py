@@ -60,10 +60,10 @@ class TokenVariant:
         served_share_percent: served rate over the in-process rate of the same epoch, mean over
             epochs; 100 would be serving for nothing.
         model_bytes: weights and buffers in the memory of the worker.
-        load_s: reading the weights, mean over launches.
-        compile_s: first launch of the run, with an empty compiler cache; None if nothing is
-            compiled.
-        compile_cached_s: later launches, mean.
+        load_s: reading the weights, in the first launch of the run, beside which no other server
+            starts.
+        compile_s: likewise, with an empty compiler cache; None if nothing is compiled.
+        compile_cached_s: later launches, mean; two servers start at a time.
         break_even_requests: requests, one at a time, after which the faster answers have made up
             for compile_s; None if never.
         kl_divergence: mean Kullback-Leibler divergence, in nats, of the next-token distribution

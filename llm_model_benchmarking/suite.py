@@ -169,7 +169,7 @@ class LanguageModelSuite(Suite):
             model_bytes=next(
                 (int(each["model_bytes"]) for each in metrics if "model_bytes" in each), None
             ),
-            load_s=mean(known(each.get("load_s") for each in metrics)),
+            load_s=next(iter(known(each.get("load_s") for each in metrics)), None),
             compile_s=compiling_s[0] if compiling_s else None,
             compile_cached_s=mean(compiling_s[1:]),
             break_even_requests=break_even_requests(compiling_s, mine, baseline),

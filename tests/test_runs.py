@@ -1,6 +1,5 @@
 """Whole runs: epochs, blocks and windows, failures that stay visible, Ctrl-C, no wrong server."""
 
-import contextlib
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from harness.judge.judgement import judged
 from harness.load.connection import wire_format
 from harness.measure import capacity, epochs
 from harness.measure.clocks import Clocks
+from harness.measure.room import Memory
 from harness.measure.utilisation import ProcessTree
 from harness.process import launch
 from harness.process.launch import ServerFailedError, attached_server, running_server
@@ -182,7 +182,7 @@ def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_base
         running,
         "room",
         lambda _: SimpleNamespace(
-            has_room=lambda *_: False, noting=lambda _: contextlib.nullcontext()
+            has_room=lambda *_: False, taken={}, free=lambda: Memory(1, 0), note=lambda *_: None
         ),
     )
     results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1], minutes=0.3)
@@ -196,17 +196,45 @@ def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_base
     assert not any(each.error for each in results.variants.values())
 
 
-def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_path, monkeypatch):
-    launched, tries = epochs.Campaign.launched, []
+def test_servers_start_alone_until_it_is_known_what_they_take_and_then_two_at_a_time(
+    tmp_path, monkeypatch
+):
+    starting, most, startups_s = [], [], []
+    launched, ready = epochs.launched, launch.Launch.ready
 
-    def crowded(self, spec):
-        if spec.name == "slowed":
-            tries.append(spec.name)
+    def noting_launch(module, *flags, **wishes):
+        if module.startswith("tests.numbers"):
+            starting.append(module)
+            most.append(len(starting))
+        return launched(module, *flags, **wishes)
+
+    def noting_ready(self):
+        server = ready(self)
+        if self.module in starting:
+            starting.remove(self.module)
+            startups_s.append(server.startup_s)
+        return server
+
+    monkeypatch.setattr(epochs, "launched", noting_launch)
+    monkeypatch.setattr(launch.Launch, "ready", noting_ready)
+    monkeypatch.setattr("random.Random.sample", lambda _, items, count: list(items)[:count])
+    results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1], epochs=2)
+    assert len(results.windows) >= 2 * 4
+    assert most == [1, 1, 1, 1, 1, 2, 2, 2]  # with the A/A control four in each epoch
+    assert [results.variants[name].startup_s for name in ("paced", "slowed")] == startups_s[1:3]
+
+
+def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_path, monkeypatch):
+    ready, tries = launch.Launch.ready, []
+
+    def crowded(self):
+        if self.module.endswith("slowed"):
+            tries.append(self.module)
             if len(tries) < 3:
                 raise ServerFailedError("CUDA out of memory")
-        return launched(self, spec)
+        return ready(self)
 
-    monkeypatch.setattr(epochs.Campaign, "launched", crowded)
+    monkeypatch.setattr(launch.Launch, "ready", crowded)
     monkeypatch.setattr("random.Random.sample", lambda _, items, count: list(items)[:count])
     names = ("steady", "paced", "slowed")
     results, _ = measured(tmp_path, names, concurrency=[1], minutes=0.2)

@@ -37,11 +37,11 @@ from harness.measure.clocks import disturbance, read_clocks
 from harness.measure.gpu import GpuReader
 from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
-from harness.measure.room import Room, lacked_memory
+from harness.measure.room import Memory, Room, lacked_memory
 from harness.measure.stats import refuse_other_stats
 from harness.measure.utilisation import Meter, ProcessTree, Usage, usage_between
 from harness.measure.window import OfferedLoad, Record, Window, mean, work_between
-from harness.process.launch import Server, ServerFailedError, running_server
+from harness.process.launch import Launch, Server, ServerFailedError, launched
 from harness.process.module_process import ProcessDiedError
 
 CLIENT_CEILING_S = 0.5
@@ -56,6 +56,7 @@ LEAST_BLOCKS = 2  # of every load in each epoch, if there are few: one alone car
 FEW_EPOCHS = 2  # with more of them, one block of every load in each will do
 CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
 CEILING_EPOCHS = 3  # likewise: later ones are for verdicts that have to be known better
+STARTING = 2  # servers at once, where it is known what each takes
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
 T = TypeVar("T")
@@ -116,6 +117,22 @@ class Plan:
     no_op_bodies: list[bytes]
     prepare: Callable[[], None]
     in_process: Callable[[str], float | None]
+
+
+class Starting(NamedTuple):
+    """A server that was launched and may not be ready yet.
+
+    Attributes:
+        launch: None for the server of --url.
+        exit: ends it.
+        crowded: whether others than the baseline were up or starting before it.
+        free: the memory that was left before; None if it does not start alone.
+    """
+
+    launch: Launch | None
+    exit: ExitStack
+    crowded: bool
+    free: Memory | None
 
 
 @dataclass
@@ -300,28 +317,70 @@ class Campaign:
     ) -> list[ServerSpec]:
         """Launch and warm servers into `running`; returns those that memory has no room for.
 
-        Room is kept for the baseline, which every other server is compared with. What fails for
-        want of memory is tried again later, unless it had only the baseline beside it.
+        Room is kept for the baseline, which every other server is compared with. The first time a
+        server is launched alone: that tells what it takes, in seconds and bytes. Later the next one
+        starts while one gets ready, as a launch keeps little more than one core busy.
         """
-        left, baseline = [], self.plan.servers[0]
-        for spec in waiting:
-            crowded = any(other != baseline for other in running)
-            kept = () if baseline in running else (baseline.name,)
-            if crowded and spec != baseline and not self.room.has_room(spec.name, *kept):
-                left.append(spec)
-                continue
-            self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
-            with self.failures_of(spec):
-                try:
-                    with self.room.noting(spec.name):
-                        running[spec] = self.launched(spec)
-                        with self.ended_if_failing(spec, running):
-                            self.warm(epoch, spec, running[spec], loads)
-                except ServerFailedError as error:
-                    if not (crowded and lacked_memory(str(error))):
-                        raise
+        left: list[ServerSpec] = []
+        starting: dict[ServerSpec, Starting] = {}
+        baseline = self.plan.servers[0]
+        try:
+            for spec in waiting:
+                is_known = spec.name in self.room.taken
+                while starting and not is_known:
+                    left += self.warmed(epoch, loads, starting, running)
+                beside = [*running, *starting]
+                crowded = any(other != baseline for other in beside)
+                kept = [] if baseline in beside else [baseline.name]
+                coming = [other.name for other in starting]
+                is_first = spec == baseline or not crowded
+                if not is_first and not self.room.has_room(spec.name, *kept, *coming):
                     left.append(spec)
+                    continue
+                self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
+                starting[spec] = self.started(spec, crowded, alone=not is_known)
+                if len(starting) == (STARTING if is_known else 1):
+                    left += self.warmed(epoch, loads, starting, running)
+            while starting:
+                left += self.warmed(epoch, loads, starting, running)
+        finally:
+            for each in starting.values():
+                each.exit.close()
         return left
+
+    def started(self, spec: ServerSpec, crowded: bool, alone: bool) -> Starting:
+        """A server that is launched now and will be ready some time."""
+        free, exit_ = self.room.free() if alone else None, ExitStack()
+        launch = None
+        if not self.plan.attached:
+            launch = exit_.enter_context(launched(spec.module, *spec.flags, root=spec.root))
+        return Starting(launch, exit_, crowded, free)
+
+    def warmed(
+        self,
+        epoch: int,
+        loads: list[OfferedLoad],
+        starting: dict[ServerSpec, Starting],
+        running: dict[ServerSpec, Running],
+    ) -> list[ServerSpec]:
+        """Wait for the server that was started first, and warm it.
+
+        Returns it if it failed for want of memory and is to be tried again; else nothing.
+        """
+        spec = next(iter(starting))
+        started = starting.pop(spec)
+        with self.failures_of(spec):
+            try:
+                running[spec] = self.ready(spec, started)
+                with self.ended_if_failing(spec, running):
+                    self.warm(epoch, spec, running[spec], loads)
+                if started.free:
+                    self.room.note(spec.name, started.free)
+            except ServerFailedError as error:
+                if not (started.crowded and lacked_memory(str(error))):
+                    raise
+                return [spec]
+        return []
 
     def prepare(self) -> None:
         """What the suite measures without a server; servers are measured even if that fails."""
@@ -332,14 +391,12 @@ class Campaign:
         except RuntimeError as error:  # out of memory mostly; measure_in_process names the variant
             self.report_failure("what needs no server", str(error))
 
-    def launched(self, spec: ServerSpec) -> Running:
+    def ready(self, spec: ServerSpec, started: Starting) -> Running:
         """A server, up; what it says of itself is kept."""
         record = self.measured.records.setdefault(spec.name, Record(spec.variant))
-        with ExitStack() as exit_:
-            server = self.plan.attached
-            if server is None:
-                launching = running_server(spec.module, *spec.flags, root=spec.root)
-                server = exit_.enter_context(launching)
+        with started.exit as exit_:
+            server = self.plan.attached or started.launch.ready()
+            if started.launch and started.free:
                 record.startups_s.append(server.startup_s)
             record.server, stats = server.info, server.stats()
             if stats:
@@ -366,7 +423,8 @@ class Campaign:
                 raise ServerFailedError(
                     f"no correct answer at {offered.name}{running.server.tail()}"
                 )
-            self.rates[spec.name, offered] = load.requests_per_second
+            known = self.rates.get((spec.name, offered), 0.0)  # slower if another one is starting
+            self.rates[spec.name, offered] = max(known, load.requests_per_second)
         running.freeze()
 
     def launch_no_ops(
@@ -374,16 +432,19 @@ class Campaign:
     ) -> None:
         """A no-op server for each way in which a server of this epoch is set up, frozen."""
         shapes = {shape_of(each.server.info) for each in running.values() if each.launched}
-        for shape in sorted(shape for shape in shapes if shape):
-            flags = *self.plan.no_op_flags, *shape.flags
-            try:
-                with ExitStack() as exit_:
-                    server = exit_.enter_context(running_server(MODULE, *flags))
+        with ExitStack() as all_:
+            starting = []
+            for shape in sorted(shape for shape in shapes if shape):
+                exit_, flags = all_.enter_context(ExitStack()), self.plan.no_op_flags + shape.flags
+                starting.append((shape, exit_, exit_.enter_context(launched(MODULE, *flags))))
+            for shape, exit_, launch in starting:
+                try:
+                    server = launch.ready()
                     tree = ProcessTree(server.pid, server.stats())
                     no_ops[shape] = Running(server, exit_.pop_all(), tree, launched=True)
-                no_ops[shape].freeze()
-            except ServerFailedError as error:  # rows without its ceiling say so
-                self.report_failure(NO_OP, str(error))
+                    no_ops[shape].freeze()
+                except ServerFailedError as error:  # rows without its ceiling say so
+                    self.report_failure(NO_OP, str(error))
 
     def measure_blocks(
         self,

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import psutil
@@ -41,11 +41,8 @@ class Room:
         self.free, self.reserve = free, reserve
         self.taken: dict[str, Memory] = {}
 
-    @contextlib.contextmanager
-    def noting(self, name: str) -> Iterator[None]:
-        """Note what the server takes that is launched and warmed in the `with` block."""
-        before = self.free()
-        yield
+    def note(self, name: str, before: Memory) -> None:
+        """Note what a server took that was launched and warmed since so much memory was free."""
         after = self.free()
         self.taken[name] = Memory(*(max(0, b - a) for b, a in zip(before, after, strict=True)))
 

@@ -117,7 +117,7 @@ class Record:
     Attributes:
         variant: whose server it is.
         windows: by name of the offered load.
-        startups_s: of each launch.
+        startups_s: of the launches beside which no other server started.
         setup_metrics: what the first worker of each launch measured while it set itself up.
         in_process: (epoch, block, requests/s) of the same work without a server.
         memory: what its processes held by role, in the epoch in which they held most.

@@ -129,22 +129,61 @@ def server_environment(temporary: str, root: Path | None) -> dict[str, str]:
     return module_environment(root or ROOT) | own | {"TMPDIR": temporary}
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A server that was started, and may not answer yet.
+
+    Attributes:
+        process: the LitServe parent.
+        module: the script.
+        url, run_id, log: as of the Server that it becomes.
+        began: when it was started, monotonic seconds.
+    """
+
+    process: subprocess.Popen
+    module: str
+    url: str
+    run_id: str
+    log: Path
+    began: float
+
+    def ready(self, startup_limit_s: float = STARTUP_LIMIT_S) -> Server:
+        """The server, once it answers.
+
+        Raises ServerFailedError if it ends early, is not ready in time, or another server answers
+        in its place.
+        """
+        self.wait_until_ready(self.began + startup_limit_s)
+        startup_s, info = time.monotonic() - self.began, model_info(self.url)
+        if info.get("run_id") != self.run_id:
+            raise ServerFailedError(
+                f"another server answers at {self.url}, not the {self.module} launched"
+                if "run_id" in info
+                else f"what answers at {self.url} tells no run id in /info: whether it is "
+                f"the {self.module} launched cannot be proved"
+            )
+        return Server(self.url, self.run_id, self.process.pid, startup_s, info, self.log)
+
+    def wait_until_ready(self, deadline: float) -> None:
+        """Return once /health answers 200; ServerFailedError if the process ends or time is up."""
+        while not healthy(self.url):
+            if self.process.poll() is not None:
+                code = self.process.returncode
+                reason = f"{self.module} ended with {code} before it was ready"
+                raise ServerFailedError(reason + log_tail(self.log))
+            if time.monotonic() > deadline:
+                reason = f"{self.module} was not ready in time"
+                raise ServerFailedError(reason + log_tail(self.log))
+            time.sleep(0.05)
+
+
 @contextlib.contextmanager
-def running_server(
-    module: str,
-    *arguments: str,
-    startup_limit_s: float = STARTUP_LIMIT_S,
-    root: Path | None = None,
-) -> Iterator[Server]:
-    """Run `python -m module arguments` on a free port of 127.0.0.1 for as long as the `with` block
-    lasts.
+def launched(module: str, *arguments: str, root: Path | None = None) -> Iterator[Launch]:
+    """Start `python -m module arguments` on a free port of 127.0.0.1; end it with the `with` block.
 
     The server is a process group of its own: a terminal's Ctrl-C does not reach it before its turn,
     and stopping reaches all of it. Its output goes to a file, for an unread pipe would block it.
     With a `root`, the checkout of another revision, it runs that one's code.
-
-    Raises ServerFailedError if it ends early, is not ready in time, or another server answers in
-    its place.
     """
     run_id, port = uuid.uuid4().hex, free_port()
     folder = short_temporary_folder(below="/server-12345678")
@@ -164,36 +203,25 @@ def running_server(
             )
         with guarded(process.pid):
             try:
-                url = f"http://127.0.0.1:{port}"
-                wait_until_ready(process, url, module, log, began + startup_limit_s)
-                startup_s = time.monotonic() - began
-                info = model_info(url)
-                if info.get("run_id") != run_id:
-                    raise ServerFailedError(
-                        f"another server answers on port {port}, not the {module} launched"
-                        if "run_id" in info
-                        else f"what answers on port {port} tells no run id in /info: whether it is "
-                        f"the {module} launched cannot be proved"
-                    )
-                yield Server(url, run_id, process.pid, startup_s, info, log)
+                yield Launch(process, module, f"http://127.0.0.1:{port}", run_id, log, began)
             finally:
                 with uninterrupted():
                     end_group(process.pid)
                     process.wait()
 
 
-def wait_until_ready(
-    process: subprocess.Popen, url: str, module: str, log: Path, deadline: float
-) -> None:
-    """Return once /health answers 200; ServerFailedError if the process ends or time is up."""
-    while not healthy(url):
-        if process.poll() is not None:
-            raise ServerFailedError(
-                f"{module} ended with {process.returncode} before it was ready{log_tail(log)}"
-            )
-        if time.monotonic() > deadline:
-            raise ServerFailedError(f"{module} was not ready in time{log_tail(log)}")
-        time.sleep(0.05)
+@contextlib.contextmanager
+def running_server(
+    module: str,
+    *arguments: str,
+    startup_limit_s: float = STARTUP_LIMIT_S,
+    root: Path | None = None,
+) -> Iterator[Server]:
+    """A server that was launched and is ready, for as long as the `with` block lasts; raises what
+    `Launch.ready` raises.
+    """
+    with launched(module, *arguments, root=root) as launch:
+        yield launch.ready(startup_limit_s)
 
 
 def healthy(url: str) -> bool:

@@ -73,8 +73,8 @@ class VariantResult(Generic[OwnRow, OwnVariant]):
         builds_on: the variant whose difference it is; None for the baseline. With --against, itself
             at the other revision; None there, and where that has no such script.
         server: what its /info said.
-        startup_s: from launch to ready, mean over launches; None if it was not launched or never
-            came up.
+        startup_s: from launch to ready, mean over the launches beside which no other server
+            started; None if it was not launched or never came up.
         error: None, or why it could not be measured to the end, with the last lines of its log.
         in_process_per_second: output of the same work without a server, mean over the blocks that
             measured it; None if none did.
