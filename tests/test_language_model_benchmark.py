@@ -10,7 +10,7 @@ import pytest
 
 from harness.load.connection import Answer
 from harness.load.job import Job
-from harness.load.runner import output_moments
+from harness.load.outputs import output_moments
 from harness.measure.window import OfferedLoad, Record, Window
 from harness.suite import read_results
 from llm_model_benchmarking import suite as language_model_suite

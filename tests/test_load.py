@@ -59,6 +59,15 @@ def all_near(values: list[float], expected: float) -> bool:
     return bool(values) and all(abs(value - expected) < PRECISE for value in values)
 
 
+def streams_in_turn(**changes) -> ClosedLoopWindow:
+    """Of sixteen connections whose answers stream one after the other; times as in the tests'."""
+    times = {"warmup_s": 1.0, "duration_s": 10.0, "timeout_s": 30.0}
+    asked = {"concurrency": 16, "min_requests": 1, "carries_output": is_word}
+    window = ClosedLoopWindow(job(**(times | asked | changes)), started=100.0)
+    window.at_once = 1
+    return window
+
+
 class TestClosedLoopWindow:
     """Warm-up until 101 s and three ends of requests, at the latest 171 s; ten seconds at least."""
 
@@ -88,27 +97,91 @@ class TestClosedLoopWindow:
         assert not window.edge(131.0, 6)
         assert window.edge(132.0, 7)
 
-    def test_of_streams_opens_at_an_arrival_once_each_connection_had_an_answer(self):
+    def test_of_streams_opens_once_each_connection_had_an_answer_if_none_told_how_they_stream(self):
         window = ClosedLoopWindow(job(concurrency=2, carries_output=is_word), started=100.0)
         assert not window.edge(131.0, 1)
         assert window.edge(132.0, 2)
+        assert window.state is State.OPEN
 
-    def test_of_streams_holds_whole_rounds_of_answers_if_each_connection_has_time_for_one(self):
+    def test_of_streams_opens_at_an_end_once_as_many_have_ended_as_stream_at_once(self):
+        window = streams_in_turn()
+        assert not window.edge(101.5, 1, is_end=False)
+        assert window.edge(102.0, 2)
+        assert window.state is State.FILLING
+
+    def test_of_streams_is_full_once_each_connection_had_an_answer(self):
+        window = streams_in_turn()
+        assert window.edge(102.0, 2)
+        assert not window.edge(130.0, 13)  # 15 in all
+        assert window.edge(132.0, 14)
+        assert window.state is State.OPEN
+
+    def test_of_streams_closes_at_an_end_once_one_has_ended_since_it_was_full(self):
+        window = streams_in_turn()
+        assert window.edge(102.0, 1)
+        assert window.edge(132.0, 15)
+        assert not window.edge(132.0, 15, is_end=False)
+        assert window.edge(134.0, 16)
+        assert window.state is State.CLOSED
+
+    def test_of_streams_that_is_full_early_lasts_as_long_as_asked_since_it_opened(self):
+        window = streams_in_turn()
+        assert window.edge(101.0, 1)
+        assert window.edge(103.0, 15)
+        assert not window.edge(110.9, 40)
+        assert not window.edge(111.0, 40, is_end=False)
+        assert window.edge(111.1, 41)
+
+    def test_of_streams_backs_a_median_with_answers_since_it_was_full(self):
+        window = streams_in_turn(min_requests=3)
+        assert window.edge(102.0, 1)
+        assert window.edge(132.0, 15)
+        assert not window.edge(136.0, 17)
+        assert window.edge(138.0, 18)
+
+    def test_of_streams_that_fills_for_too_long_is_full_at_the_next_end(self):
+        """As late as one that had not opened would have opened: 171 s."""
+        window = streams_in_turn()
+        assert window.edge(120.0, 1)
+        assert not window.edge(171.0, 4)
+        assert window.edge(171.1, 5)
+        assert window.state is State.OPEN
+        assert not window.time_passed(211.2, 5)  # none has ended since
+        assert window.edge(211.2, 6)
+        assert window.state is State.CLOSED
+
+    def test_of_streams_that_never_fills_closes_a_timeout_after_it_should_have_been_full(self):
+        window = streams_in_turn()
+        assert window.edge(120.0, 1)
+        assert not window.time_passed(201.0, 9)
+        assert window.time_passed(201.1, 9)
+        assert window.state is State.CLOSED
+
+    def test_of_streams_opens_at_any_arrival_if_the_job_waits_for_no_answer(self):
+        window = streams_in_turn(warmup_answers=0)
+        assert not window.needs_at_once(101.0, 1)
+        assert window.edge(101.0, 0, is_end=False)
+        assert window.state is State.OPEN
+        assert window.edge(111.0, 1)
+
+    def test_of_streams_holds_whole_rounds_of_as_many_answers_as_stream_at_once(self):
         window = ClosedLoopWindow(
             job(concurrency=4, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
         )
+        window.at_once = 4
         assert not window.edge(101.0, 3)
         assert window.edge(101.0, 4)
         assert not window.edge(111.0, 5)  # a part of a stream, between the first round's last ...
         assert not window.edge(112.0, 7)
         assert window.edge(112.1, 8)  # ... and the end of the second
 
-    def test_of_streams_closes_at_an_arrival_where_not_every_connection_had_an_answer(self):
+    def test_of_streams_closes_at_an_end_where_they_stream_in_turn(self):
         window = ClosedLoopWindow(
             job(concurrency=16, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
         )
         assert window.edge(123.0, 16)
         assert not window.edge(132.9, 7)
+        assert not window.edge(133.0, 7, is_end=False)
         assert window.edge(133.0, 7)
 
     def test_closes_at_the_end_of_a_request_once_it_is_long_enough(self, opened):
@@ -526,7 +599,7 @@ def test_outputs_of_a_stream_are_timed_when_their_last_byte_arrives():
         assert gaps == pytest.approx([0.03, 0.03, 0.03, 0.0], abs=PRECISE)
 
 
-def test_windows_of_streams_open_and_close_at_an_arrival_and_hold_whole_rounds_of_answers():
+def test_windows_of_streams_open_and_close_at_an_end_and_hold_whole_answers():
     """Answers of 0.15 s and five outputs; a second is over during the eighth."""
     result = answered(streaming(), carries_output=is_word, duration_s=1.0, min_requests=1)
     assert result.opened - START_S == pytest.approx(0.15, abs=PRECISE)
@@ -552,23 +625,91 @@ def test_a_stream_that_takes_longer_than_four_windows_is_measured_to_its_end():
     assert result.requests_per_second == pytest.approx(1 / 20, rel=0.01)
 
 
-def test_the_last_answer_counts_although_it_is_complete_a_moment_after_its_last_output():
-    """It ends with the very arrival that closes the window, of a server of one at a time."""
-    one_at_a_time, script = asyncio.Lock(), streaming()
+def in_turn(script):
+    """The same answers, one after the other."""
+    one_at_a_time = asyncio.Lock()
 
     async def queueing(number, writer):
         async with one_at_a_time:
             await script(number, writer)
 
-    loop = VirtualLoop(following(queueing, []))
+    return queueing
+
+
+def test_the_last_answer_counts_although_it_is_complete_a_moment_after_its_last_output():
+    """It ends with what closes the window, of a server of one at a time."""
+    loop = VirtualLoop(following(in_turn(streaming()), []))
     ticks = count(1)
     result = run_job(
         job(concurrency=8, carries_output=is_word, duration_s=0.9, min_requests=1),
         clock=lambda: loop.time() + 1e-9 * next(ticks),
         loop_factory=lambda: loop,
     )
-    assert result.closed - START_S == pytest.approx((8 + 6) * 0.15, abs=PRECISE)
-    assert (result.correct_in_window, result.outputs_in_window) == (5, 6 * 5)
+    assert result.closed - START_S == pytest.approx((8 + 1) * 0.15, abs=PRECISE)
+    assert (result.correct_in_window, result.outputs_in_window) == (8, 8 * 5)
+
+
+def test_streams_in_turn_count_from_the_first_answers_end_and_their_latency_once_all_had_one():
+    loop, told = VirtualLoop(following(in_turn(streaming()), [])), []
+    result = run_job(
+        job(concurrency=8, carries_output=is_word, duration_s=0.6, min_requests=3),
+        on_opening=lambda: told.append(loop.time()),
+        on_full=lambda: told.append(loop.time()),
+        clock=loop.time,
+        loop_factory=lambda: loop,
+    )
+    ends = [moment - START_S for moment in (result.opened, result.full_since, result.closed)]
+    assert ends == pytest.approx([0.15, 8 * 0.15, 11 * 0.15], abs=PRECISE)
+    assert told == pytest.approx([result.opened, result.full_since], abs=PRECISE)
+    assert result.requests_per_second == pytest.approx(1 / 0.15, rel=1e-3)
+    assert len(result.outcome) == len(result.latency_s) == 10
+    assert len(result.correct_latency_s) == 3
+    assert all_near(result.correct_latency_s, 8 * 0.15)
+    assert all_near(result.of_full_queue(result.first_output_s), 7 * 0.15 + 0.06)
+    assert len(result.output_gaps_s) == 10
+
+
+def test_streams_side_by_side_open_when_the_queue_is_full_and_hold_whole_rounds():
+    """Two at a time of six, 0.15 s each: a window of half a second ends in the fourth round."""
+    two_at_a_time = asyncio.Semaphore(2)
+
+    async def script(number, writer):
+        async with two_at_a_time:
+            await streaming()(number, writer)
+
+    asked = {"concurrency": 6, "carries_output": is_word, "duration_s": 0.5, "min_requests": 1}
+    result = answered(script, **asked)
+    assert result.opened - START_S == pytest.approx(0.15, abs=PRECISE)
+    assert result.full_since - START_S == pytest.approx(3 * 0.15, abs=PRECISE)
+    assert (result.correct_in_window, result.outputs_in_window) == (8, 8 * 5)
+    assert result.requests_per_second == pytest.approx(2 / 0.15, rel=1e-3)
+    assert all_near(result.correct_latency_s, 3 * 0.15)
+    all_at_once = measured(following(streaming(), []), **(asked | {"concurrency": 2}))
+    assert all_at_once.full_since == -math.inf
+    assert all_at_once.correct_in_window == 8
+
+
+def test_streams_that_stop_while_the_queue_fills_are_not_waited_for_longer_than_a_full_one():
+    async def script(number, writer):
+        await (streaming() if number == 1 else silent)(number, writer)
+
+    asked = {"concurrency": 4, "timeout_s": 2.0, "min_requests": 1, "carries_output": is_word}
+    result = answered(in_turn(script), **asked)
+    assert result.opened - START_S == pytest.approx(0.15, abs=PRECISE)
+    assert result.outcome.count("timeout") >= 4
+    assert result.correct_latency_s == []
+    assert result.closed < START_S + 2 * 2.2
+
+
+def test_a_stream_that_hangs_in_its_first_answer_is_given_one_timeout():
+    async def script(_, writer):
+        writer.write(STREAM_HEAD + chunk(b"data: word\n\n"))
+        await asyncio.sleep(1000)
+
+    asked = {"concurrency": 4, "timeout_s": 2.0, "min_requests": 1, "carries_output": is_word}
+    result = answered(in_turn(script), **asked)
+    assert result.outcome == ["timeout"] * 4
+    assert (result.opened, result.closed) == (START_S, pytest.approx(START_S + 2, abs=0.2))
 
 
 def test_outputs_of_wrong_answers_are_no_throughput():

@@ -49,8 +49,8 @@ def die_once(mark: str) -> list[int]:
 
 
 def notice(times: int) -> str:
-    for _ in range(times):
-        notify_caller()
+    for number in range(times):
+        notify_caller(number)
     return "done"
 
 
@@ -93,8 +93,8 @@ def test_an_answer_that_cannot_be_sent_is_an_error_and_no_silence(process):
 
 def test_notices_arrive_while_the_function_runs(process):
     noticed = []
-    assert process("notice", 3, on_notice=lambda: noticed.append(1)) == "done"
-    assert noticed == [1, 1, 1]
+    assert process("notice", 3, on_notice=noticed.append) == "done"
+    assert noticed == [0, 1, 2]
 
 
 def test_a_process_that_dies_is_noticed_at_once(process):

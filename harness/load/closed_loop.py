@@ -4,22 +4,26 @@ import math
 from enum import Enum
 
 from harness.load.connection import Answer, Connection
-from harness.load.job import CONNECTION_ERROR, LONGEST, TIMEOUT, Job
+from harness.load.job import CONNECTION_ERROR, LONGEST, OK, TIMEOUT, Job
 from harness.load.loop import LoadLoop
+from harness.load.outputs import most_at_once
 
 
 class State(Enum):
     """Where a closed loop's window stands.
 
     It opens and closes at the end of a request: between the two lies a whole number of requests (or
-    batches), so that throughput has no error of edges. Where answers stream, at an arrival; but if
-    every connection can have an answer meanwhile, between the two lie whole rounds of answers: a
-    server that begins them together sends nothing while it takes in the next ones.
+    batches), so that throughput has no error of edges. Where answers stream, whole rounds of as
+    many answers as stream at once: a server that begins them together sends nothing while it takes
+    in the next ones, and one that streams them in turn nothing while it takes in the next one.
     """
 
-    # The queue fills up: until there were answers on every connection, the server is not as busy as
-    # it will be, and the first batch of answers may come all at once.
+    # Until there were answers on every connection, the server is not as busy as it will be, and the
+    # first batch of answers may come all at once; where answers stream, until one round has ended.
     WARMING_UP = "warming up"
+    # Only where answers stream: outputs come at the rate that lasts, and count; but what was sent
+    # into a queue that still filled up has waited for less time than later ones will.
+    FILLING = "filling"
     # What ends now counts: for longer than asked while too few have ended to back a median, but not
     # for ever: a server that has stopped answering must not hold up the run longer than a timeout.
     OPEN = "open"
@@ -28,48 +32,67 @@ class State(Enum):
 
 
 class ClosedLoopWindow:
-    """Says when the window opens and closes; it is told the time, and reads no clock.
+    """Says when the window opens, is full and closes; it is told the time, and reads no clock.
 
     Attributes:
         state: where it stands.
+        at_once: how many answers stream at once; None as long as nobody has told.
         alarm: until then, no end of a request can change the state.
         deadline: after it, the end of any request changes the state.
     """
 
     def __init__(self, job: Job, started: float) -> None:
         self.job, self.state = job, State.WARMING_UP
-        self.enough: int | None = None  # ends of requests; known once the window is long enough
-        self.least_ended = job.warmup_answers * job.concurrency - bool(job.carries_output)
+        self.at_once: int | None = None
+        # ends of requests, of which `edge` is told: until the queue is full, and when it was
+        self.full_after = job.warmup_answers * job.concurrency + (not job.carries_output)
+        self.full_at = 0
         self.alarm = started + job.warmup_s
         self.deadline = self.alarm + job.patience_s
 
-    def edge(self, now: float, ended: int) -> bool:
-        """Whether the end of a request, or a part of a stream, opens or closes the window.
+    def edge(self, now: float, ended: int, is_end: bool = True) -> bool:
+        """Whether the end of a request, or a part of a stream, changes the state.
 
         Args:
             now: when it came.
             ended: how many requests have, since the start or, once the window is open, since then.
+            is_end: whether it is the end of a request.
         """
         if now < self.alarm:
             return False
-        is_late = ended > 0 and now > self.deadline
-        if self.state is State.WARMING_UP and (ended > self.least_ended or is_late):
-            self.state, self.alarm = State.OPEN, now + self.job.duration_s
-            self.deadline = now + LONGEST * self.job.duration_s
-            return True
-        if self.state is not State.OPEN:
-            return False
-        if self.enough is None:
-            self.enough = max(self.job.min_requests, self.whole_rounds(ended))
-        return (ended >= self.enough or is_late) and self.close()
+        is_late = ended > self.full_at and now > self.deadline
+        if self.state is State.WARMING_UP:
+            least = min(self.at_once or self.full_after, self.full_after)
+            is_round = ended >= least and (is_end or not least)
+            return (is_late or is_round) and self.open(now, ended, is_late)
+        if self.state is State.FILLING:
+            return (is_late or ended >= self.full_after) and self.fill(now, ended)
+        is_round = is_end and ended % (self.at_once or 1) == 0
+        return (is_late or (is_round and self.is_backed(ended))) and self.close()
 
-    def whole_rounds(self, ended: int) -> int:
-        """How many requests complete the round of answers that is under way; 0 if it is the first,
-        or answers do not stream.
-        """
-        connections = self.job.concurrency
-        is_round = self.job.carries_output and ended >= connections
-        return connections * (ended // connections + 1) if is_round else 0
+    def is_backed(self, ended: int) -> bool:
+        """Whether enough requests have ended since the queue was full."""
+        return ended - self.full_at >= max(1, self.job.min_requests)
+
+    def needs_at_once(self, now: float, ended: int) -> bool:
+        """Whether the window opens now, if no more answers stream at once than was known."""
+        waits = self.state is State.WARMING_UP and self.job.carries_output and self.full_after
+        return bool(waits) and now >= self.alarm and ended >= (self.at_once or 1)
+
+    def open(self, now: float, ended: int, is_late: bool) -> bool:
+        """From now on, ends are counted anew."""
+        self.long_enough = now + self.job.duration_s
+        self.full_after -= ended
+        if is_late or self.full_after <= 0:
+            return self.fill(now, 0)
+        self.state, self.alarm = State.FILLING, now
+        return True
+
+    def fill(self, now: float, ended: int) -> bool:
+        """From now on, latencies count."""
+        self.state, self.alarm, self.full_at = State.OPEN, self.long_enough, ended
+        self.deadline = now + LONGEST * self.job.duration_s
+        return True
 
     def time_passed(self, now: float, ended: int) -> bool:
         """Whether it is so late that the window closes, a stall at its end included.
@@ -77,8 +100,8 @@ class ClosedLoopWindow:
         One with few answers waits for the next end, be it a timeout: of a slow server it then holds
         a whole number of requests, of a hanging one its outcome.
         """
-        is_full = self.state is State.OPEN and ended >= self.job.min_requests
-        return now > self.deadline + (0 if is_full else self.job.timeout_s) and self.close()
+        is_enough = self.state is State.OPEN and self.is_backed(ended)
+        return now > self.deadline + (0 if is_enough else self.job.timeout_s) and self.close()
 
     def close(self) -> bool:
         """Nothing happens after this."""
@@ -110,13 +133,19 @@ class ClosedLoop(LoadLoop):
         super().lost(connection)
 
     def ended(self, answer: Answer) -> None:
-        """Keep an answer; open or close the window if it is time."""
+        """Keep an answer; open, fill or close the window if it is time."""
         self.answers.append(answer)
         if self.is_silent() and not self.done.done():
             self.window.close()
             self.open(self.started)
             self.close(answer.ended)
-        self.progressed(answer.ended)
+        elif answer.outcome == OK and self.window.needs_at_once(answer.ended, len(self.answers)):
+            recent = self.answers[-self.job.concurrency :]
+            self.window.at_once = most_at_once(self.job, [*recent, *self.arriving()])
+        self.look(answer.ended, is_end=True)
+
+    def progressed(self, now: float) -> None:
+        self.look(now, is_end=False)
 
     def is_silent(self) -> bool:
         """Whether every connection has waited for its first answer in vain: to wait again would
@@ -126,17 +155,21 @@ class ClosedLoop(LoadLoop):
         enough = is_first and len(self.answers) >= self.job.concurrency
         return enough and all(answer.outcome == TIMEOUT for answer in self.answers)
 
-    def progressed(self, now: float) -> None:
-        """Open or close the window if it is time."""
+    def look(self, now: float, is_end: bool) -> None:
+        """Open, fill or close the window if it is time."""
         if now < self.window.alarm or self.done.done():
             return
-        if not self.window.edge(now, len(self.answers)):
+        if not self.window.edge(now, len(self.answers), is_end):
             return
-        if self.window.state is State.OPEN:
+        if self.window.state is State.CLOSED:
+            self.close(now)
+        elif math.isnan(self.opened):
+            self.full_since = math.inf if self.window.state is State.FILLING else self.full_since
             self.open(now)
             self.answers.clear()  # what ended before does not count
         else:
-            self.close(now)
+            self.full_since = now
+            self.on_full()
 
     def time_passed(self, now: float) -> None:
         """Close the window if it has waited long enough; one that never opened has no length."""

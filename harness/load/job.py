@@ -23,12 +23,13 @@ class Job:
         duration_s: the least time to measure.
         warmup_s: sent before the clock starts, not counted.
         warmup_answers: a closed loop also waits for so many answers per connection: while its queue
-            fills up, there is no steady state.
+            fills up, there is no steady state. Where answers stream, only their latencies wait for
+            it: outputs come at a steady rate as soon as as many have ended as stream at once.
         rate: offered requests/s, whatever the server does (Poisson arrivals); None for a closed
             loop.
         timeout_s: a request that takes longer counts as timed out.
-        min_requests: a closed loop measures up to LONGEST times as long until so many have ended,
-            and longer still until one has, or has timed out.
+        min_requests: a closed loop measures up to LONGEST times as long until so many have ended
+            since its queue is full, and longer still until one has, or has timed out.
         check: body of an answer and index of its request to (is correct, quality from 0 to 1); None
             to trust the status.
         carries_output: for answers that stream: how many outputs an event brings, as far as it
@@ -73,15 +74,19 @@ class LoadResult:
 
     A closed loop counts the requests that ended inside the window, which opens and closes at the
     end of a request: its length is that of a whole number of requests (or batches), and throughput
-    has no error of edges. Where answers stream, it opens and closes at the arrival of an output. An
-    open loop counts the requests that were due inside the window, however late they end; but its
-    throughput is that of all that ended inside.
+    has no error of edges. Where answers stream, it opens while the queue still fills up, and whole
+    rounds of as many answers as stream at once lie in it; what ended before the queue was full
+    counts, but not its latency. An open loop counts the requests that were due inside the window,
+    however late they end; but its throughput is that of all that ended inside.
 
     Attributes:
         opened, closed: the window, seconds on the monotonic clock of this machine.
+        full_since: what ended after it has waited in a full queue; later than `opened` only where
+            answers stream, infinite if the queue never was full, minus infinite where it was as the
+            window opened.
         ended: when each answer was complete, monotonic seconds.
         latency_s: from the intended send to the end of the answer; in a closed loop that is the
-            service time.
+            service time. Of all answers, as are service_s and first_output_s: see `of_full_queue`.
         service_s: from the actual send to the end of the answer.
         outcome: one of OUTCOMES.
         quality: what `check` said of the requests that were answered with a 200; None for others.
@@ -99,6 +104,7 @@ class LoadResult:
 
     opened: float = math.nan
     closed: float = math.nan
+    full_since: float = -math.inf
     ended: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
     service_s: list[float] = field(default_factory=list)
@@ -129,8 +135,15 @@ class LoadResult:
 
     @property
     def correct_latency_s(self) -> list[float]:
-        """Latencies of the correct answers."""
-        return self.of_correct(self.latency_s)
+        """Latencies of the correct answers that ended since the queue was full."""
+        return self.of_full_queue(self.latency_s)
+
+    def of_full_queue(self, values: list) -> list:
+        """Those of the values, one per request, that belong to correct answers which ended since
+        the queue was full: of others, what counts from the send is shorter than it will be.
+        """
+        answers = zip(values, self.ended, self.outcome, strict=True)
+        return [value for value, ended, how in answers if how == OK and ended > self.full_since]
 
     def of_correct(self, values: list) -> list:
         """Those of the values, one per request, that belong to correct answers."""

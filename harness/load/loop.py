@@ -31,18 +31,25 @@ class LoadLoop:
         unfinished: streaming answers that were still arriving when the window closed.
         late_s: by how much each counted request was sent later than intended.
         opened, closed: the window, on the clock of the job.
+        full_since: what ended after it has its latency from a full queue (see LoadResult).
         client_cpu_s: CPU seconds of this process during the window.
     """
 
     def __init__(
-        self, job: Job, clock: Callable[[], float], on_opening: Callable[[], None]
+        self,
+        job: Job,
+        clock: Callable[[], float],
+        on_opening: Callable[[], None],
+        on_full: Callable[[], None],
     ) -> None:
-        self.job, self.clock, self.on_opening = job, clock, on_opening
+        self.job, self.clock = job, clock
+        self.on_opening, self.on_full = on_opening, on_full
         self.answers: list[Answer] = []
         self.beside: list[Answer] = []
         self.unfinished: list[Answer] = []
         self.late_s: list[float] = []
         self.opened = self.closed = self.client_cpu_s = math.nan
+        self.full_since = -math.inf
         self.done = asyncio.get_running_loop().create_future()
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task] = set()
@@ -64,8 +71,7 @@ class LoadLoop:
             ended = [answer for answer in self.answers if answer.ended >= self.opened]
             self.beside = [answer for answer in ended if id(answer) not in known]
             if self.job.carries_output:
-                streams = [connection.unfinished() for connection in self.connections]
-                self.unfinished = [answer for answer in streams if answer]
+                self.unfinished = self.arriving()
             else:
                 await self.drain()
         finally:
@@ -74,6 +80,11 @@ class LoadLoop:
             for connection in list(self.connections):
                 connection.transport.abort()
         return counted
+
+    def arriving(self) -> list[Answer]:
+        """What has arrived so far of the answers that stream and are not complete."""
+        streams = (connection.unfinished() for connection in self.connections)
+        return [answer for answer in streams if answer]
 
     async def drain(self) -> None:
         """Wait a moment for the answers that are still due."""

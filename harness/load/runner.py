@@ -14,6 +14,7 @@ from harness.load.connection import Answer
 from harness.load.job import HTTP_ERROR, OK, WRONG_ANSWER, Job, LoadResult
 from harness.load.loop import LoadLoop
 from harness.load.open_loop import OpenLoop
+from harness.load.outputs import output_moments
 from harness.process.module_process import LastingProcess, notify_caller
 
 try:
@@ -22,21 +23,32 @@ except ImportError:  # Windows
     from asyncio import new_event_loop
 
 REPLY_LIMIT_S = 30  # beyond the job: for checking its answers and starting the process
+OPENING, FULL = "opening", "full"  # notices: the window is open, its queue is full
+
+
+def nothing() -> None:
+    """What is done if nobody asks for anything."""
 
 
 def run_job(
     job: Job,
-    on_opening: Callable[[], None] = lambda: None,
+    on_opening: Callable[[], None] = nothing,
+    on_full: Callable[[], None] = nothing,
     clock: Callable[[], float] = time.monotonic,  # uvloop's own is a millisecond coarse
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
 ) -> LoadResult:
-    """Run a job on an event loop of its own; `on_opening` is called once its warm-up is over."""
+    """Run a job on an event loop of its own.
+
+    Args:
+        on_opening: called once its window is open.
+        on_full: called once its queue is full, if the window has opened before that.
+    """
     gc.collect()
     gc.freeze()  # what is here now stays: collecting it again and again would be paid by the server
     gc.disable()
 
     async def measured() -> tuple[LoadLoop, list[Answer]]:
-        loop = (ClosedLoop if job.rate is None else OpenLoop)(job, clock, on_opening)
+        loop = (ClosedLoop if job.rate is None else OpenLoop)(job, clock, on_opening, on_full)
         return loop, await loop.run()
 
     try:
@@ -60,6 +72,7 @@ def result_of(loop: LoadLoop, counted: list[Answer]) -> LoadResult:
     return LoadResult(
         opened=loop.opened,
         closed=loop.closed,
+        full_since=loop.full_since,
         ended=[answer.ended for answer in answers],
         latency_s=[answer.ended - answer.intended for answer in answers],
         service_s=[answer.ended - answer.sent for answer in answers],
@@ -97,50 +110,33 @@ def outputs_in_window(loop: LoadLoop, answers: list[Answer]) -> int | None:
     return sum(loop.opened < moment <= loop.closed for moment in moments)
 
 
-def output_moments(job: Job, answer: Answer) -> list[float]:
-    """When each output of an answer had arrived; several of one event share the time since the one
-    before, as if they had come apart.
-    """
-    arrived = job.events_of(answer.body, answer.arrivals)
-    counts = [(moment, int(job.carries_output(event))) for moment, event in arrived]
-    counts = [(moment, count) for moment, count in counts if count]
-    told, seen = job.outputs_told and job.outputs_told(answer.body), len(counts)
-    if told and told > sum(count for _, count in counts):
-        counts = [
-            (moment, told * (at + 1) // seen - told * at // seen)
-            for at, (moment, _) in enumerate(counts)
-        ]
-    moments = []
-    for moment, count in counts:
-        before = moments[-1] if moments else moment
-        moments += [before + (moment - before) * at / count for at in range(1, count + 1)]
-    return moments
-
-
 @contextmanager
 def load_process() -> Iterator[Callable[..., LoadResult]]:
     """A process of its own that runs jobs, one at a time.
 
-    Call what this yields with a Job and, if something is to be done once the warm-up is over, a
-    function; what that raises is raised after the job. If the process ends or does not answer in
-    time, another one does the job once more, warm-up and function included; if that fails as well,
-    raises ProcessDiedError or TimeoutError.
+    Call what this yields with a Job and, if something is to be done once its window is open and
+    once its queue is full (as run_job has it), two functions; what one raises is raised after the
+    job. If the process ends or does not answer in time, another one does the job once more, warm-up
+    and functions included; if that fails as well, raises ProcessDiedError or TimeoutError.
     """
     with LastingProcess("harness.load.runner") as process:
         yield partial(run_in, process)
 
 
 def run_in(
-    process: LastingProcess, job: Job, once_warm: Callable[[], None] | None = None
+    process: LastingProcess,
+    job: Job,
+    on_opening: Callable[[], None] = nothing,
+    on_full: Callable[[], None] = nothing,
 ) -> LoadResult:
-    """Run a job in that process; what `once_warm` raises is raised after the job."""
+    """Run a job in that process; what the functions raise is raised after the job."""
     failures: list[Exception] = []
 
-    def on_notice() -> None:
-        failures.clear()  # of an attempt whose process died
+    def on_notice(notice: str) -> None:
+        if notice == OPENING:
+            failures.clear()  # of an attempt whose process died
         try:
-            if once_warm:
-                once_warm()
+            {OPENING: on_opening, FULL: on_full}[notice]()
         except Exception as error:  # the job goes on, and its result must be fetched
             failures.append(error)
 
@@ -152,5 +148,5 @@ def run_in(
 
 
 def run_and_notify(job: Job) -> LoadResult:
-    """Run a job in this process; the one that called hears of the end of its warm-up."""
-    return run_job(job, notify_caller)
+    """Run a job in this process; the one that called hears when its window opens and is full."""
+    return run_job(job, partial(notify_caller, OPENING), partial(notify_caller, FULL))

@@ -12,6 +12,7 @@ its own.
 
 import contextlib
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ from harness.measure.no_op import LONE, MODULE, Shape, no_op_job, shape_of
 from harness.measure.order import balanced_orders
 from harness.measure.room import Memory, Room, lacked_memory
 from harness.measure.stats import refuse_other_stats
-from harness.measure.utilisation import Meter, ProcessTree, Usage, usage_between
+from harness.measure.utilisation import Meter, ProcessTree, Reading, Usage, usage_between
 from harness.measure.window import OfferedLoad, Record, Window, mean, work_between
 from harness.process.launch import Launch, Server, ServerFailedError, launched
 from harness.process.module_process import ProcessDiedError
@@ -717,7 +718,8 @@ class Campaign:
 
     def window(self, running: Running, job: Job, epoch: int) -> Window:
         """One window: thaw, load, freeze; the server's identity is checked before and after."""
-        server, tree, marks = running.server, running.tree, []
+        server, tree = running.server, running.tree
+        marks: list[tuple[dict | None, Reading]] = []  # window open, queue full if later, the end
         failures: list[ServerFailedError] = []
 
         def mark() -> None:
@@ -726,10 +728,15 @@ class Campaign:
             except ServerFailedError as error:  # how its requests ended is worth knowing still
                 failures.append(error)
 
+        def mark_first() -> None:
+            marks.clear()  # of an attempt whose load process died
+            failures.clear()
+            mark()
+
         with self.meter.gpu_samples() as gpu:
             try:
                 running.thaw()
-                load = self.run_load(job, mark)
+                load = self.run_load(job, mark_first, mark)
                 mark()
             finally:
                 running.freeze()
@@ -737,7 +744,16 @@ class Campaign:
             raise failures[0]
         if failures:
             return Window(load, Usage(), epoch=epoch, block=self.block)
-        (before, first), (after, last) = marks[-2:]  # of the job's last attempt
-        workers, http = work_between(before, after)
-        usage = usage_between(first, last, gpu)
-        return Window(load, usage, workers, http, epoch=epoch, block=self.block)
+        (at_first, first), (at_last, last) = marks[0], marks[-1]
+        when_full = at_last if load.full_since == math.inf else marks[-2][0]
+        filling, _ = work_between(at_first, when_full)
+        workers, http = work_between(when_full, at_last)
+        return Window(
+            load,
+            usage_between(first, last, gpu),
+            workers,
+            http,
+            served_filling=sum(worker.requests for worker in filling),
+            epoch=epoch,
+            block=self.block,
+        )

@@ -64,8 +64,10 @@ class Window:
     Attributes:
         load: what came back.
         usage: what the machine spent.
-        workers: what each worker did; none if the server has no /stats.
+        workers: what each worker did since the queue was full, as the latencies are those of then
+            (LoadResult); none if the server has no /stats.
         http: what each HTTP process did, likewise.
+        served_filling: requests that the workers served in the window before that.
         client_ceiling: requests/s that this client can measure at most; None if nobody asked.
         epoch, block: in which it was measured.
     """
@@ -74,6 +76,7 @@ class Window:
     usage: Usage
     workers: list[WorkerWork] = field(default_factory=list)
     http: list[HttpWork] = field(default_factory=list)
+    served_filling: int = 0
     client_ceiling: float | None = None
     epoch: int = 0
     block: int = 0

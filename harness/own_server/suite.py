@@ -159,8 +159,8 @@ def server_at(url: str) -> Server:
 
 
 def first_event_s(load: LoadResult) -> list[float]:
-    """Seconds to the first event of each correct answer that had one."""
-    return known(load.of_correct(load.first_output_s))
+    """Seconds to the first event of each correct answer that had one, the queue being full."""
+    return known(load.of_full_queue(load.first_output_s))
 
 
 def event_gaps_s(load: LoadResult) -> list[float]:

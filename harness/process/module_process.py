@@ -17,7 +17,7 @@ from harness.process.guardian import guarded
 RESULT, ERROR, NOTICE = "result", "error", "notice"
 END_LIMIT_S = 5
 
-notify: Callable[[], None] | None = None  # in the process, while a function is called
+notify: Callable[[Any], None] | None = None  # in the process, while a function is called
 
 
 class ProcessDiedError(RuntimeError):
@@ -48,13 +48,13 @@ class ModuleProcess:
         function: str,
         *arguments: Any,
         timeout_s: float | None = None,
-        on_notice: Callable[[], None] = lambda: None,
+        on_notice: Callable[[Any], None] = lambda _: None,
     ) -> Any:
         """What the function of that name returns; what it raises is raised here.
 
         Args:
             timeout_s: how long to wait for the next sign of life; None for as long as it takes.
-            on_notice: called whenever the function calls `notify_caller`.
+            on_notice: called with what the function gives to `notify_caller`, whenever it does.
 
         Raises ProcessDiedError if the process ends meanwhile, TimeoutError if it takes too long.
         """
@@ -73,7 +73,7 @@ class ModuleProcess:
                     raise value
                 if kind == RESULT:
                     return value
-                on_notice()
+                on_notice(value)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join()
             code = self.process.exitcode
@@ -138,10 +138,15 @@ class LastingProcess:
         self.close()
 
 
-def notify_caller() -> None:
-    """Tell the process that called the running function that it has got so far; else nothing."""
+def notify_caller(value: Any) -> None:
+    """Tell the process that called the running function how far it has got; else nothing."""
     if notify is not None:
-        notify()
+        notify(value)
+
+
+def send_notice(pipe: Connection, number: int, value: Any) -> None:
+    """Send what the function of call `number` tells while it runs."""
+    pipe.send((number, NOTICE, value))
 
 
 def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> None:
@@ -155,7 +160,7 @@ def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> 
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             number, function, arguments = pipe.recv()
-            notify = partial(pipe.send, (number, NOTICE, None))
+            notify = partial(send_notice, pipe, number)
             try:
                 kind, value = RESULT, getattr(importlib.import_module(module), function)(*arguments)
             except Exception as error:

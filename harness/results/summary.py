@@ -196,7 +196,8 @@ def cpu_s_per_1000_requests(windows: list[Window], of_client: Client) -> dict[st
     """
     clocked = [window for window in windows if window.usage.role_cpu_s]
     served = sum(
-        sum(worker.requests for worker in window.workers) or len(window.load.ended)
+        sum(worker.requests for worker in window.workers) + window.served_filling
+        or len(window.load.ended)
         for window in clocked
     )
     of_client_us = of_client.cpu_us_per_request
