@@ -11,6 +11,11 @@ import pytest
 
 MACHINE, TURNSTILE = Path(__file__), Path(__file__).parent  # locked as they are: nothing is left
 
+# Two tests at once share the cores: a toy model's threads would wait for each other, each for its
+# turn on a core, twenty times as long as one thread computes. Set before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @contextmanager
 def locked(path: Path, kind: int) -> Iterator[None]:
