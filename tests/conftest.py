@@ -1,13 +1,17 @@
-"""Tests in several processes (`pytest -n 2`): which stay together, which run alone."""
+"""Tests in several processes (`pytest -n 2`): which stay together, which run alone, which share
+a server.
+"""
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.process.launch import Server, running_server
 
 MACHINE, TURNSTILE = Path(__file__), Path(__file__).parent  # locked as they are: nothing is left
 
@@ -45,16 +49,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files that launch something for all their tests go to one process whole, the largest first;
-    all other tests go one by one to whichever process is free.
+    """Tests of one `xdist_group`, which ask the same server, go to one process together, and so do
+    the others of a file that launches something for all its tests; the largest groups first. All
+    other tests go one by one to whichever process is free.
     """
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadGroupScheduling
 
-    class Scheduling(LoadScopeScheduling):
+    class Scheduling(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            group = super()._split_scope(nodeid)
             file = nodeid.partition("::")[0]
             shares = 'fixture(scope="module"' in (config.rootpath / file).read_text()
-            return file if shares else nodeid
+            return file if group == nodeid and shares else group
 
     return Scheduling(config, log)
 
@@ -67,3 +73,20 @@ def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Callable[..., Server]]:
+    """As `running_server`, but what it launched before goes on if that is what is asked for."""
+    command, server = None, None
+    with ExitStack() as running:
+
+        def launched(*wanted: str) -> Server:
+            nonlocal command, server
+            if wanted != command:
+                running.close()
+                command, server = None, running.enter_context(running_server(*wanted))
+                command = wanted
+            return server
+
+        yield launched
