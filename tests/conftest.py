@@ -4,6 +4,7 @@ a server.
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -49,18 +50,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one `xdist_group`, which ask the same server, go to one process together, and so do
-    the others of a file that launches something for all its tests; the largest groups first. All
-    other tests go one by one to whichever process is free.
+    """Tests that ask the same server (tests.servers) go to one process together, and so do the
+    others of a file that launches something for all its tests, the largest groups first; all other
+    tests go one by one to whichever process is free.
     """
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadScopeScheduling
 
-    class Scheduling(LoadGroupScheduling):
+    class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            group = super()._split_scope(nodeid)
+            if server := re.search(r"[\w:]+@\w+", nodeid):
+                return server[0]
             file = nodeid.partition("::")[0]
             shares = 'fixture(scope="module"' in (config.rootpath / file).read_text()
-            return file if group == nodeid and shares else group
+            return file if shares else nodeid
 
     return Scheduling(config, log)
 

@@ -22,8 +22,7 @@ def chat_server(variant: str) -> tuple[str, ...]:
 
 
 def one_by_one(kind: str, *variants: str) -> list:
-    """Parameters of a fixture, a server each; the tests of one go to one process together."""
-    return [
-        pytest.param(variant, marks=pytest.mark.xdist_group(f"{kind} {variant}"))
-        for variant in variants
-    ]
+    """Parameters of a fixture, a server each; by their ids, `variant@kind`, the tests of one server
+    find together (conftest).
+    """
+    return [pytest.param(variant, id=f"{variant}@{kind}") for variant in variants]

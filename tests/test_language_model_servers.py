@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 NAMES = "random:tiny", *(variant.name for variant in VARIANTS)
 
 
-@pytest.fixture(scope="module", params=one_by_one("chat of a model on disk:", *NAMES))
+@pytest.fixture(scope="module", params=one_by_one("disk", *NAMES))
 def server(request, folder):
     """The baseline with random weights, then every variant with the model on disk."""
     variant = "baseline" if request.param == "random:tiny" else request.param
