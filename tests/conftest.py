@@ -15,6 +15,7 @@ import pytest
 from harness.process.launch import Server, running_server
 
 MACHINE, TURNSTILE = Path(__file__), Path(__file__).parent  # locked as they are: nothing is left
+HELD = pytest.StashKey[ExitStack]()  # what the test before has locked for this one
 
 # Two tests at once share the cores: a toy model's threads would wait for each other, each for its
 # turn on a core, twenty times as long as one thread computes. Set before torch is imported.
@@ -34,18 +35,26 @@ def locked(path: Path, kind: int) -> Iterator[None]:
         os.close(file)
 
 
+def is_alone(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("alone") is not None
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test that is marked `alone` waits for the other processes' tests to end, and they for it.
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A test that is marked `alone` waits for the other processes' tests to end, and they for it
+    and for those after it that are marked too.
 
     Its fixtures are set up alone as well, a whole run that a module shares included.
     """
-    with ExitStack() as held:
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with item.stash.get(HELD, ExitStack()) as held:
+        if "PYTEST_XDIST_WORKER" in os.environ and HELD not in item.stash:
+            kind = fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH
             with locked(TURNSTILE, fcntl.LOCK_EX):  # who comes after one that waits, waits too
                 held.enter_context(locked(MACHINE, kind))
-        return (yield)
+        result = yield
+        if is_alone(item) and is_alone(nextitem):
+            nextitem.stash[HELD] = held.pop_all()
+        return result
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             if server := re.search(r"[\w:]+@\w+", nodeid):
                 return server[0]
             file = nodeid.partition("::")[0]
-            shares = 'fixture(scope="module"' in (config.rootpath / file).read_text()
+            shares = 'fixture(scope="module")' in (config.rootpath / file).read_text()
             return file if shares else nodeid
 
     return Scheduling(config, log)
