@@ -4,21 +4,21 @@ a server.
 
 import fcntl
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.process.launch import Server, running_server
+from tests.servers import LastServer, server_named
 
 MACHINE, TURNSTILE = Path(__file__), Path(__file__).parent  # locked as they are: nothing is left
 HELD = pytest.StashKey[ExitStack]()  # what the test before has locked for this one
+LAST = LastServer()
 
-# Two tests at once share the cores: a toy model's threads would wait for each other, each for its
-# turn on a core, twenty times as long as one thread computes. Set before torch is imported.
+# Two tests at once share the cores: two threads of a toy model, each waiting for the other to get
+# a core, took 10 to 20 times as long as one, in CPU seconds too. Set before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -52,6 +52,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
             with locked(TURNSTILE, fcntl.LOCK_EX):  # who comes after one that waits, waits too
                 held.enter_context(locked(MACHINE, kind))
         result = yield
+        following = nextitem and server_named(nextitem.nodeid)
+        if "PYTEST_XDIST_WORKER" in os.environ and server_named(item.nodeid) != following:
+            LAST.close()  # all its tests have come together
         if is_alone(item) and is_alone(nextitem):
             nextitem.stash[HELD] = held.pop_all()
         return result
@@ -67,11 +70,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if server := re.search(r"[\w:]+@\w+", nodeid):
-                return server[0]
             file = nodeid.partition("::")[0]
             shares = 'fixture(scope="module")' in (config.rootpath / file).read_text()
-            return file if shares else nodeid
+            return server_named(nodeid) or (file if shares else nodeid)
 
     return Scheduling(config, log)
 
@@ -87,17 +88,7 @@ def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_server() -> Iterator[Callable[..., Server]]:
-    """As `running_server`, but what it launched before goes on if that is what is asked for."""
-    command, server = None, None
-    with ExitStack() as running:
-
-        def launched(*wanted: str) -> Server:
-            nonlocal command, server
-            if wanted != command:
-                running.close()
-                command, server = None, running.enter_context(running_server(*wanted))
-                command = wanted
-            return server
-
-        yield launched
+def shared_server() -> Iterator[LastServer]:
+    """Takes what `running_server` takes."""
+    yield LAST
+    LAST.close()
