@@ -126,6 +126,7 @@ def test_concurrent_requests_get_the_models_own_answers_in_batches(server):
     def mean_batch_size() -> float:
         before = settled(totals)
         processes = [psutil.Process(worker["pid"]) for worker in before]
+        processes.insert(0, psutil.Process(server.pid))  # else its watch would miss the workers
         with ThreadPoolExecutor(64) as pool:
             for process in processes:  # until requests have come together
                 process.suspend()
