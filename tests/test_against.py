@@ -224,7 +224,7 @@ def against_head(tmp_path_factory) -> tuple[Results, str, Path]:
         (revision.root / "tests/numbers/server_slowed.py").unlink()
         steady = "from harness.serving import counters\ncounters.QUEUE_WAIT = 'waited'\n\n\nclass S"
         alter(revision, "tests/numbers/server_steady.py", "class S", steady)
-        wanted = options(folder, variants=list(NAMES), concurrency=[1], minutes=0.3, against="HEAD")
+        wanted = options(folder, variants=list(NAMES), concurrency=[1], minutes=0.1, against="HEAD")
         console = Console(file=log, width=200)
         made = run(suite(*NAMES), wanted, console, replace(revision, name="HEAD"))
     return made, log.getvalue(), folder

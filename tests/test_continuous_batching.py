@@ -13,7 +13,6 @@ from fastapi import HTTPException
 from litserve.loops.base import _SENTINEL_VALUE
 from litserve.utils import LitAPIStatus
 
-from harness.process.launch import running_server
 from harness.serving.counters import Counters
 from harness.serving.instrumentation import InstrumentedStreamsAPI
 from harness.serving.served_api import loop_named
@@ -22,6 +21,7 @@ from llm_model_benchmarking.continuous import PROMPT_TOKENS, Engine
 from llm_model_benchmarking.generation import Prompt, Sampler
 from llm_model_benchmarking.server_baseline import BaselineAPI
 from llm_model_benchmarking.server_continuous_batching import ContinuousBatchingAPI
+from tests.servers import chat_server, one_by_one
 
 VOCABULARY = 97
 CHAT = "/v1/chat/completions"
@@ -443,12 +443,9 @@ def test_float32_answers_that_share_their_steps_are_the_baselines():
         torch.compiler.set_stance("default")
 
 
-@pytest.fixture(scope="module")
-def server():
-    flags = ["--model", "random:tiny", "--max-context", "256", "--accelerator", "cpu"]
-    flags += ["--dtype", "float32", "--slots", "4"]
-    with running_server("llm_model_benchmarking.server_continuous_batching", *flags) as server:
-        yield server
+@pytest.fixture(scope="module", params=one_by_one("chat", "continuous_batching"))
+def server(request, shared_server):
+    return shared_server(*chat_server(request.param))
 
 
 def ask(server, number: int, **wishes) -> requests.Response:

@@ -15,10 +15,11 @@ import requests
 from PIL import Image
 
 from harness.process.control import control_session
-from harness.process.launch import Server, healthy, running_server
+from harness.process.launch import Server, healthy
 from mnist_model_benchmarking.digits import sample_files
 from mnist_model_benchmarking.reference import answers
 from tests.fuzz_bodies import Body, image_bodies, odd_bodies
+from tests.servers import chat_server, mnist_server, one_by_one
 
 SHORT, WHOLE = 200, 2_000  # odd bodies
 SEED, CONCURRENCY, LIMIT_S = 14, 32, 60
@@ -116,19 +117,14 @@ def fuzzed(
     return [each for each in wrong if each]
 
 
-@pytest.fixture(scope="module", params=["baseline", "batching"])
-def mnist(request):
-    module = f"mnist_model_benchmarking.server_{request.param}"
-    with running_server(module, "--accelerator", "cpu") as server:
-        yield server
+@pytest.fixture(scope="module", params=one_by_one("mnist", "baseline", "batching"))
+def mnist(request, shared_server):
+    return shared_server(*mnist_server(request.param))
 
 
-@pytest.fixture(scope="module", params=["baseline", "continuous_batching"])
-def chat(request):
-    flags = ["--model", "random:tiny", "--max-context", "128", "--accelerator", "cpu"]
-    flags += ["--dtype", "float32"]  # the same answer beside others as alone
-    with running_server(f"llm_model_benchmarking.server_{request.param}", *flags) as server:
-        yield server
+@pytest.fixture(scope="module", params=one_by_one("chat", "baseline", "continuous_batching"))
+def chat(request, shared_server):
+    return shared_server(*chat_server(request.param))
 
 
 COUNTS = [SHORT, pytest.param(WHOLE, marks=pytest.mark.slow)]

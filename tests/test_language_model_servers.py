@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from harness.process.launch import ServerFailedError, running_server
 from llm_model_benchmarking.suite import VARIANTS
 from llm_model_benchmarking.tokenizer import build_tokenizer
+from tests.servers import one_by_one
 from tests.settled import settled
 
 PATH = "/v1/chat/completions"
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
         vocab_size=49152,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=False,
@@ -51,7 +52,10 @@ def folder(tmp_path_factory):
     return str(place)
 
 
-@pytest.fixture(scope="module", params=["random:tiny", *(variant.name for variant in VARIANTS)])
+NAMES = "random:tiny", *(variant.name for variant in VARIANTS)
+
+
+@pytest.fixture(scope="module", params=one_by_one("disk", *NAMES))
 def server(request, folder):
     """The baseline with random weights, then every variant with the model on disk."""
     variant = "baseline" if request.param == "random:tiny" else request.param

@@ -10,7 +10,6 @@ import pytest
 import requests
 from fastapi import HTTPException
 
-from harness.process.launch import running_server
 from harness.serving.serve import cross_origin
 from llm_model_benchmarking.openai_chat import TICKETS, Answer, OpenAIChat
 from llm_model_benchmarking.openai_request import (
@@ -21,11 +20,11 @@ from llm_model_benchmarking.openai_request import (
     chat_request,
 )
 from llm_model_benchmarking.server_baseline import BaselineAPI
+from tests.servers import PAGE, chat_server, one_by_one
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
 JSON = {"Content-Type": "application/json"}
-PAGE = "http://localhost:3000"
 CALL = {"id": "c", "type": "function", "function": {"name": "rain", "arguments": '{"in": "Oslo"}'}}
 WEATHER = [
     {"role": "user", "content": "Rain?"},
@@ -34,17 +33,10 @@ WEATHER = [
 ]
 
 
-@pytest.fixture(scope="module", params=["baseline", "continuous_batching"])
-def server(request):
-    """One answer at a time, and several: all other variants take requests as the baseline does.
-
-    In float32: in a shorter type, who shares a step with an answer decides how it is rounded.
-    """
-    flags = ["--model", "random:tiny", "--max-context", "512", "--accelerator", "cpu"]
-    flags += ["--dtype", "float32", "--cors"]
-    module = f"llm_model_benchmarking.server_{request.param}"
-    with running_server(module, *flags, PAGE) as server:
-        yield server
+@pytest.fixture(scope="module", params=one_by_one("chat", "baseline", "continuous_batching"))
+def server(request, shared_server):
+    """One answer at a time, and several: all other variants take requests as the baseline does."""
+    return shared_server(*chat_server(request.param))
 
 
 def ask(server, **wishes) -> requests.Response:
@@ -224,7 +216,7 @@ def test_an_error_names_field_and_code_as_openai_does(server):
     for wishes in ({"max_tokens": 1000}, {"messages": [{"role": "user", "content": "a " * 600}]}):
         error = error_of(ask(server, **wishes, stream=True))
         assert error["code"] == "context_length_exceeded"
-        assert "the context holds 512" in error["message"]
+        assert "the context holds 256" in error["message"]
 
 
 @pytest.mark.parametrize(

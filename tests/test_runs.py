@@ -185,7 +185,7 @@ def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_base
             has_room=lambda *_: False, taken={}, free=lambda: Memory(1, 0), note=lambda *_: None
         ),
     )
-    results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1], minutes=0.3)
+    results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1])
     blocks = {}
     for window in results.windows:
         blocks.setdefault(window.block, set()).add(window.server)
@@ -237,7 +237,7 @@ def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_p
     monkeypatch.setattr(launch.Launch, "ready", crowded)
     monkeypatch.setattr("random.Random.sample", lambda _, items, count: list(items)[:count])
     names = ("steady", "paced", "slowed")
-    results, _ = measured(tmp_path, names, concurrency=[1], minutes=0.2)
+    results, _ = measured(tmp_path, names, concurrency=[1])
     assert "CUDA out of memory" in results.variants["slowed"].error  # with the baseline alone, too
     assert len(tries) == 2
     assert results.variants["slowed"].rows == []
