@@ -6,7 +6,6 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from harness.results.rows import Row
 from harness.results.schema import AT, Results, VariantResult
@@ -63,10 +62,8 @@ def users_figure(results: Results) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_locator(NullLocator())
-    axes.grid(alpha=0.3)
+        plain_log(axis)
+    axes.grid(alpha=0.3, which="both")
     axes.set_xlabel(
         "output tokens/s of all users together (bars: 95 % interval; numbers: concurrency)"
     )

@@ -14,7 +14,7 @@ from litserve.loops.base import _SENTINEL_VALUE
 from litserve.utils import LitAPIStatus
 
 from harness.serving.counters import Counters
-from harness.serving.instrumentation import InstrumentedStreamsAPI
+from harness.serving.instrumentation import InstrumentedSideBySideAPI
 from harness.serving.served_api import loop_named
 from harness.serving.side_by_side import SideBySideLoop
 from llm_model_benchmarking.continuous import PROMPT_TOKENS, Engine
@@ -350,8 +350,8 @@ class TimedScript(Script):
 @pytest.fixture
 def timed(monkeypatch):
     monkeypatch.setenv("LITSERVE_WORKER_ID", "0")
-    clock, counters = FakeClock(), Counters(1, 1, 2, InstrumentedStreamsAPI.stages)
-    api = InstrumentedStreamsAPI(TimedScript(clock), counters, clock)
+    clock, counters = FakeClock(), Counters(1, 1, 2, InstrumentedSideBySideAPI.stages)
+    api = InstrumentedSideBySideAPI(TimedScript(clock), counters, clock)
     api.setup("cpu")
     return api, clock, counters
 

@@ -329,7 +329,7 @@ class SharedTime:
 class TimedOutputs:
     """The outputs of one request among several, from its being decoded to its end."""
 
-    def __init__(self, api: "InstrumentedStreamsAPI", queue_wait_s: float) -> None:
+    def __init__(self, api: "InstrumentedSideBySideAPI", queue_wait_s: float) -> None:
         self.api, self.queue_wait_s = api, queue_wait_s
         self.item = self.outputs = self.at_first = None
         self.counted = False
@@ -375,7 +375,7 @@ def by_stage(
     }
 
 
-class InstrumentedStreamsAPI(InstrumentedAPI):
+class InstrumentedSideBySideAPI(InstrumentedAPI):
     """A LitAPI that streams the answers to several requests side by side, instrumented; it is
     called by harness.serving.side_by_side.
     """
@@ -443,7 +443,7 @@ def instrumented(
     wrapper = InstrumentedBatchAPI if batches else InstrumentedAPI
     if api.stream:
         side_by_side = isinstance(api.loop, SideBySideLoop)
-        wrapper = InstrumentedStreamsAPI if side_by_side else InstrumentedStreamAPI
+        wrapper = InstrumentedSideBySideAPI if side_by_side else InstrumentedStreamAPI
     counters = Counters(
         workers, api_servers, api.max_batch_size, wrapper.stages, served(api).setup_metrics
     )

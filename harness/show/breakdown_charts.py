@@ -20,7 +20,7 @@ from harness.results.breakdown import (
 )
 from harness.results.rows import Row
 from harness.results.schema import NoOpServer, Results
-from harness.show.panels import all_rows, load_text, note, number_text, page
+from harness.show.panels import all_rows, load_text, note, number_text, page, plain_log
 from harness.show.presentation import Ceiling, Presentation
 
 REQUEST_PATH = "breakdown/request.png"
@@ -191,8 +191,7 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
     axes.set_xscale("log")  # from the model alone to what is served there may be a factor of 100
     left = min(rates) / 3
     axes.set_xlim(left, max(rates) * (max(rates) / left) ** 0.7)  # room for the labels
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_formatter("")  # they overlap where it spans little more than a decade
+    plain_log(axes.xaxis)
     axes.set_xlabel(f"{unit}/s (logarithmic)")
 
 

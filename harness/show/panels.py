@@ -150,10 +150,19 @@ def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     axes.grid(alpha=0.3)
 
 
+class PlainLogFormatter(LogFormatter):
+    """Numbers without an exponent, at the ticks that LogFormatter labels."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos) and f"{x:,.9g}"
+
+
 def plain_log(axis: Axis) -> None:
-    """A logarithmic axis with plain numbers, and more of them where it spans less than a decade."""
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.8)))
+    """A logarithmic axis with plain numbers, two at least: within two decades more than the powers
+    of ten, of which there may be one.
+    """
+    axis.set_major_formatter(PlainLogFormatter())
+    axis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(2, 0.8)))
     axis.set_tick_params(which="minor", labelsize=7)
 
 
