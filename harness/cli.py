@@ -172,29 +172,29 @@ def listed(kind: Callable[[str], float]) -> Callable[[str], list]:
     """A parser of comma-separated positive numbers; they come out in order, each once."""
 
     def numbers(text: str) -> list:
-        values = [kind(part) for part in text.split(",")]
-        if not all(0 < value < math.inf for value in values):
-            raise ValueError
-        return sorted(set(values))
+        return sorted({above_zero(kind, part) for part in text.split(",")})
 
-    numbers.__name__ = f"list of positive {kind.__name__}s"  # argparse names it in its message
     return numbers
 
 
 def positive(text: str) -> float:
     """A number above 0, and not infinite."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
+    return above_zero(float, text)
 
 
 def count(text: str) -> int:
     """A whole number above 0."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    return above_zero(int, text)
+
+
+def above_zero(kind: Callable[[str], float], text: str) -> float:
+    """The number in the text; ArgumentTypeError unless it is one above 0, and not infinite."""
+    with contextlib.suppress(ValueError):
+        value = kind(text)
+        if 0 < value < math.inf:
+            return value
+    wanted = "whole number" if kind is int else "number"
+    raise argparse.ArgumentTypeError(f"'{text}' is no {wanted} above 0")
 
 
 def one_of(variants: list[str]) -> Callable[[str], list[str]]:
@@ -202,10 +202,9 @@ def one_of(variants: list[str]) -> Callable[[str], list[str]]:
 
     def names(text: str) -> list[str]:
         chosen = text.split(",")
-        unknown = ", ".join(sorted(set(chosen) - set(variants)))
-        if unknown:
-            known = ", ".join(variants)
-            raise argparse.ArgumentTypeError(f"no such variant: {unknown}; there are {known}")
+        if unknown := sorted(set(chosen) - set(variants)):
+            names, known = ", ".join(map(repr, unknown)), ", ".join(variants)
+            raise argparse.ArgumentTypeError(f"no such variant: {names}; there are {known}")
         return [name for name in variants if name in chosen]
 
     return names

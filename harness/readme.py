@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.results.file import UnusableResultsError
+from harness.results.file import UnusableResultsError, write_whole
 from harness.show.readme_tables import tables
 from harness.suite import read_results, suite_of
 
@@ -35,7 +35,7 @@ def recorded(path: Path) -> str:
     try:
         records = json.loads(path.read_text())
         lines = [f"{records['note']}.", "", *records_table(records["rows"])]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UnusableResultsError(f"{path} holds no records: {error}") from error
     return "\n" + "\n".join(lines) + "\n\n"
 
@@ -77,12 +77,12 @@ def main() -> None:
     path = Path("README.md")
     try:
         wanted = filled(path.read_text(encoding="utf-8"), Path())
-    except (OSError, UnusableResultsError) as error:
+        if options.check:
+            current = wanted == path.read_text(encoding="utf-8")
+            sys.exit(None if current else f"{path} is out of date: run python -m harness.readme")
+        write_whole(wanted, path)
+    except (OSError, UnicodeDecodeError, UnusableResultsError) as error:
         sys.exit(f"no tables written: {error}")
-    if options.check:
-        current = wanted == path.read_text(encoding="utf-8")
-        sys.exit(None if current else f"{path} is out of date: run python -m harness.readme")
-    path.write_text(wanted, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One setting at several values, each a run of its own: from which value on does a variant pay?"""
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from harness.cli import FAILED, benchmark, listed, refused
+from harness.cli import FAILED, REFUSED, benchmark, listed, refused
 from harness.judge.bottlenecks import limit
 from harness.judge.capacity import is_capacity
 from harness.results.schema import Results, Verdict
@@ -46,8 +47,8 @@ class Sweep(argparse.Action):
             parser.error(f"--sweep: no such setting: {setting}; there are {', '.join(self.const)}")
         try:
             options.sweep = (setting, listed(int)(values))
-        except ValueError:
-            parser.error(f"--sweep: {values} is no list of positive numbers such as 1,8,64")
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"--sweep: {error}; values are listed as in 1,8,64")
 
 
 def sweep(suite: Callable[[argparse.Namespace], Suite], options: argparse.Namespace) -> int:
@@ -60,10 +61,11 @@ def sweep(suite: Callable[[argparse.Namespace], Suite], options: argparse.Namesp
     for value in values:
         here = options_at(options, setting, value)
         path = here.output_dir / FILE_NAME
-        path.unlink(missing_ok=True)  # an earlier sweep's is not this one's
+        with contextlib.suppress(OSError):  # the run itself says why nothing can be written there
+            path.unlink()  # an earlier sweep's is not this one's
         code = benchmark(lambda here=here: suite(here), here)
         worst = max(worst, code)
-        if path.exists():
+        if code != REFUSED and path.exists():
             by_value[value] = read_results(path)
         if (
             code > FAILED

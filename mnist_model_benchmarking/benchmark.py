@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.cli import benchmark, benchmark_parser, count, parsed
 from harness.sweep import Sweep, sweep
+from mnist_model_benchmarking.limits import MAX_IMAGES
 from mnist_model_benchmarking.suite import MnistSuite, suite
 
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         type=count,
         default=1,
         metavar="N",
-        help="images that one request carries, 512 at most (default: %(default)s)",
+        help=f"images that one request carries, {MAX_IMAGES} at most (default: %(default)s)",
     )
     add(
         "--image-size",

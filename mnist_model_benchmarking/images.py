@@ -16,9 +16,9 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
+from mnist_model_benchmarking.limits import MAX_PIXELS
 from mnist_model_benchmarking.model import SIDE
 
-MAX_PIXELS = 4096 * 4096  # of a request's images together, as their headers claim: 0.3 s of work
 TOO_LARGE = f"the images of a request may have {MAX_PIXELS:,} pixels together"
 SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")  # its header, in a JPEG
 MAX_SCANS = 64  # a progressive JPEG has ten or so; 33 bytes are one more pass over all pixels

@@ -11,9 +11,9 @@ from torch import Tensor
 from harness.serving.serve import serve
 from harness.serving.served_api import ServedAPI
 from mnist_model_benchmarking.images import decode_base64, decode_images
+from mnist_model_benchmarking.limits import MAX_IMAGES
 from mnist_model_benchmarking.model import SIDE, load_model
 
-MAX_IMAGES = 512  # per request: a longer list holds up everybody behind it
 WARM_UP_SIZES = (1, 8, 64)
 
 

@@ -17,6 +17,7 @@ from harness.show.presentation import Ceiling, Column
 from harness.suite import CannotMeasureError, Suite, Variant
 from mnist_model_benchmarking.checks import DigitCheck
 from mnist_model_benchmarking.digits import sample_files
+from mnist_model_benchmarking.limits import MAX_IMAGES, MAX_PIXELS
 from mnist_model_benchmarking.rows import ImageRow, ImageVariant, ModelAlone
 
 VARIANTS = [
@@ -110,7 +111,10 @@ SUITE = MnistSuite
 
 
 def suite(options: argparse.Namespace) -> MnistSuite:
-    """The suite made ready for a run; CannotMeasureError if --mnist names no MNIST test images."""
+    """The suite made ready for a run; CannotMeasureError if --mnist names no MNIST test images, or
+    no server would take a request that large.
+    """
+    check_request(options.images_per_request, options.image_size)
     if options.mnist:
         check_mnist_files(options)
     with contextlib.ExitStack() as closing:
@@ -118,6 +122,17 @@ def suite(options: argparse.Namespace) -> MnistSuite:
         ready = suite_with(reference, options)
         closing.pop_all()  # from here on, the suite's own close() ends the process
     return ready
+
+
+def check_request(count: int, size: int) -> None:
+    """CannotMeasureError if every server refuses `count` images of `size` x `size` pixels."""
+    if count > MAX_IMAGES:
+        raise CannotMeasureError(f"a request has {MAX_IMAGES} images at most, not {count:,}")
+    if count * size**2 > MAX_PIXELS:
+        raise CannotMeasureError(
+            f"a request has {MAX_PIXELS:,} pixels at most, "
+            f"not the {count * size**2:,} of {count} image(s) of {size} x {size}"
+        )
 
 
 def check_mnist_files(options: argparse.Namespace) -> None:

@@ -163,6 +163,14 @@ def test_differences_ceilings_and_batches_are_told_in_numbers():
     assert "share per worker: 60 %, 40 %" in words(figures["breakdown/batch_sizes.png"])
 
 
+def test_a_variant_without_a_correct_answer_has_no_ceilings_drawn_and_the_panel_says_so():
+    run = two_variants()
+    wrong = replace(run.variants["quick"], rows=[replace(row(), output_per_second=rate(0.0))])
+    run = replace(run, variants=run.variants | {"quick": wrong})
+    drawn = words(breakdown_figures(run, SUITE)["breakdown/ceilings.png"])
+    assert "nothing to compare: no correct answer" in drawn
+
+
 @pytest.mark.parametrize(
     ("share", "text"),
     [(0.5, "50 %"), (0.004, "0.4 %"), (1.0, "at"), (1.04, "at"), (1.24, "124 %")],

@@ -2,8 +2,11 @@
 there and on the console.
 """
 
+import errno
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import harness.readme
 from harness.judge.comparison import compared_rows
 from harness.measure.utilisation import RoleMemory
 from harness.readme import filled
@@ -62,6 +66,24 @@ def test_every_file_and_picture_it_names_exists():
         assert list(ROOT.glob(f"*/**/{name}")), name
     for picture in re.findall(r"\]\((\S+\.png)\)", README):
         assert (ROOT / picture).exists(), picture
+
+
+def test_a_readme_that_cannot_be_written_stays_whole_and_is_said_in_a_sentence(
+    tmp_path, monkeypatch
+):
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    old = "<!-- records r.json -->\n<!-- end of records -->\n"
+    (tmp_path / "README.md").write_text(old)
+    (tmp_path / "r.json").write_text('{"note": "n", "rows": [{"a": 1}]}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["readme"])
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(SystemExit, match="No space left on device"):
+        harness.readme.main()
+    assert (tmp_path / "README.md").read_text() == old
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "r.json"]
 
 
 def compared_runs() -> Results:

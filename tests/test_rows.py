@@ -57,6 +57,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     ("text", "reason"),
     [
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[]", "schema version None"),
         ('{"schema_version": 2}', f"schema version 2; this program reads {SCHEMA_VERSION}"),
         (f'{{"schema_version": {SCHEMA_VERSION}}}', "unknown folder"),

@@ -38,6 +38,7 @@ MNIST_MAIN = mnist_model_benchmarking.benchmark.main
 LLM_MAIN = llm_model_benchmarking.benchmark.main
 COMMON = [
     ["--variants", "nonsense"],
+    ["--variants", ""],
     ["--concurrency", "0"],
     ["--epochs", "-1"],
     ["--minutes", "0"],
@@ -128,6 +129,10 @@ def test_variants_are_the_server_files_in_an_order_that_builds_up(suite):
         *((main, arguments) for main in (MNIST_MAIN, LLM_MAIN) for arguments in COMMON),
         (MNIST_MAIN, ["--mnist", "nowhere"]),
         (MNIST_MAIN, ["--sweep", "weather", "1,2"]),
+        (MNIST_MAIN, ["--sweep", "image-size", "28,256", "--output-dir", "/dev/null/here"]),
+        (MNIST_MAIN, ["--image-size", "100000"]),
+        (MNIST_MAIN, ["--image-size", "4096", "--images-per-request", "2"]),
+        (MNIST_MAIN, ["--images-per-request", "513"]),
         (LLM_MAIN, ["--model", "random:huge"]),
         (LLM_MAIN, ["--model", "random:tiny", "--prompt-tokens", "5"]),
         (LLM_MAIN, ["--model", "random:tiny", "--output-tokens", "100000"]),

@@ -98,7 +98,7 @@ def test_a_verdict_without_an_interval_is_told_and_not_drawn():
     ("words", "reason"),
     [
         (("colour", "1,2"), "no such setting: colour; there are image-size, images-per-request"),
-        (("image-size", "1,x"), "1,x is no list of positive numbers"),
+        (("image-size", "1,x"), "'x' is no whole number above 0; values are listed as in 1,8,64"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused_with_one_sentence(words, reason, capsys):

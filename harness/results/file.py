@@ -24,7 +24,7 @@ def save(results: Results, path: Path) -> None:
     """
     text = json.dumps(asdict(results), indent=1, allow_nan=False)
     try:
-        write_whole(text, path)
+        write_whole(text + "\n", path)
     except OSError as error:
         raise OSError(f"cannot save {path}: {error.strerror or error}") from error
 
@@ -32,10 +32,12 @@ def save(results: Results, path: Path) -> None:
 def write_whole(text: str, path: Path) -> None:
     """Replace the file by one with this text, once that is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False
+    ) as file:
         temporary = Path(file.name)
         try:
-            file.write(text + "\n")
+            file.write(text)
             file.flush()
             os.fchmod(file.fileno(), 0o644)  # a temporary file is private; the result is for all
             temporary.replace(path)
@@ -58,7 +60,7 @@ def read(path: Path, own_types: Callable[[str], tuple[type, type]]) -> Results:
         data = json.loads(path.read_text())
     except OSError as error:
         raise UnusableResultsError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableResultsError(f"{path} is not valid JSON: {error}") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

@@ -181,6 +181,9 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
         note(axes, "no ceiling above it was measured")
         return
     rates = [ceiling.per_second for ceiling in ceilings]
+    if not all(rates):
+        note(axes, "nothing to compare: no correct answer")
+        return
     bars = axes.barh(range(len(rates)), rates, 0.65, color=WHOLE)
     bars[-1].set_color(SAVED)
     shares = ["", *(share_text(rate / above) for above, rate in pairwise(rates))]
