@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from harness.serving.served_api import CannotServeError
-from llm_model_benchmarking.generation import Prompt, Sampler, TextStream
+from llm_model_benchmarking.generation import Prompt, Sampler, TextStream, TopPWarper
 from llm_model_benchmarking.model import ModelNotFoundError, load, random_model, resolved
 from llm_model_benchmarking.openai_chat import OpenAIChat
 from llm_model_benchmarking.prompts import chat_ids, prompts_of
@@ -231,6 +231,38 @@ def test_sampling_draws_from_the_distribution_that_transformers_makes(wishes, pr
     assert (counts[expected == 0] == 0).all()
     spread = (expected * (1 - expected) / draws).sqrt()
     assert ((counts / draws - expected).abs() <= 4 * spread).all()
+
+
+@pytest.mark.parametrize("top_p", [0.0001, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])  # the former makes ties
+def test_top_p_keeps_what_sorting_the_whole_vocabulary_keeps(top_p, dtype):
+    """The same tokens, but for which ones of several that are equally likely: there, torch's sort
+    follows no order either.
+    """
+    torch.manual_seed(0)
+    sorting_all, warper = generation.TopPLogitsWarper(top_p), TopPWarper(top_p)
+    with_few_left = generation.TopKLogitsWarper(50)
+    for spread in (0, 0.5, 2, 3, 4, 8) * 3:
+        scores = (torch.randn(1, 49152) * spread).to(dtype).float()
+        for each in (scores, with_few_left(None, scores), scores[:, :100]):
+            kept, expected = warper(None, each), sorting_all(None, each)
+            assert torch.equal(kept.sort().values, expected.sort().values)
+            assert ((kept == each) | (kept == float("-inf"))).all()
+            if len(each.unique()) == each.numel():
+                assert torch.equal(kept, expected)
+
+
+def test_top_p_of_likely_tokens_sorts_no_whole_vocabulary(monkeypatch):
+    sorted_all = []
+    monkeypatch.setattr(
+        generation.TopPLogitsWarper, "__call__", lambda _, __, scores: sorted_all.append(scores)
+    )
+    scores = torch.zeros(1, 49152)
+    scores[0, 7:11] = 20
+    assert TopPWarper(0.9)(None, scores).isfinite().nonzero()[:, 1].tolist() == [7, 8, 9, 10]
+    assert not sorted_all
+    TopPWarper(0.9)(None, torch.zeros(1, 49152).uniform_())
+    assert len(sorted_all) == 1
 
 
 def test_penalties_count_the_tokens_of_the_answer_and_a_bias_is_added():
