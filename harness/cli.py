@@ -91,8 +91,10 @@ def shown(
     results: Results, suite: type[Suite], options: argparse.Namespace, console: Console
 ) -> int:
     """Save, draw and print results; returns the exit code."""
-    unsaved = kept(results, suite, options.output_dir, console)
-    print_results(results, suite, console)
+    try:
+        unsaved = kept(results, suite, options.output_dir, console)
+    finally:  # also where it is interrupted while it draws
+        print_results(results, suite, console)
     if unsaved:
         console.print(unsaved, markup=False, style="red")
     failed = [name for name, variant in results.variants.items() if variant.error]

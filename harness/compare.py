@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from harness.cli import positive
 from harness.judge.comparison import (
     EXIT_CODES,
     THRESHOLD_PERCENT,
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add("new", type=Path, help="another one of the same suite and settings")
     add(
         "--threshold",
-        type=float,
+        type=positive,
         default=THRESHOLD_PERCENT,
         metavar="PERCENT",
         help="what a row may lose (default: %(default)s)",

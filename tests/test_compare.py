@@ -204,3 +204,12 @@ def test_two_files_of_language_models_are_compared_by_their_windows(tmp_path):
     outcomes = {row["variant"]: row["outcome"] for row in json.loads(done.stdout)["rows"]}
     assert outcomes["static_kv_compile"] == "regression"
     assert outcomes["baseline"] == outcomes["quantised_8bit"] == "holds"
+
+
+@pytest.mark.parametrize("percent", ["nan", "-5", "0"])
+def test_a_threshold_that_is_no_share_is_refused(percent, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare", "old.json", "new.json", "--threshold", percent])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"'{percent}' is no number above 0" in capsys.readouterr().err

@@ -359,6 +359,13 @@ def test_servers_are_of_the_benchmarks_checkout_wherever_it_is_started(
         assert server.info["variant"] == "steady"
 
 
+def test_a_file_of_the_working_directory_does_not_stand_for_one_of_pythons(tmp_path, monkeypatch):
+    (tmp_path / "http.py").write_text("raise SystemExit('a file of the working directory')")
+    monkeypatch.chdir(tmp_path)
+    with running_server(*STEADY, startup_limit_s=60) as server:
+        assert server.info["variant"] == "steady"
+
+
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A disk of 5 MB."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import harness.cli
 import harness.readme
 from harness.judge.comparison import compared_rows
 from harness.measure.utilisation import RoleMemory
@@ -257,6 +259,20 @@ def test_the_console_says_matrix_advice_rows_verdicts_control_and_every_doubt():
     places = [text.index(f"{line}\n") for line in lines]
     assert places == sorted(places)
     assert places[1] < text.index("numbers: 95 % intervals") < places[2]
+
+
+def test_what_was_measured_is_saved_and_printed_though_its_drawing_is_interrupted(
+    tmp_path, monkeypatch
+):
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness.cli, "draw", interrupted)
+    console = Console(file=StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        harness.cli.shown(compared_runs(), SUITE, Namespace(output_dir=tmp_path), console)
+    assert "best for" in console.file.getvalue()
+    assert (tmp_path / harness.cli.FILE_NAME).exists()
 
 
 def test_the_console_shows_the_matrix_with_every_variant_and_its_marks():

@@ -237,8 +237,7 @@ def give_back_the_path() -> None:
     """Take the harness out of the script's way: module_environment has put it before everything."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if given[0] == str(ROOT):
-        end_of_own = -1 if given[-1] == str(Path.cwd()) else len(given)
-        own = given[1:end_of_own]
+        own = given[1:]
         os.environ["PYTHONPATH"] = os.pathsep.join(own)
         if not own:
             del os.environ["PYTHONPATH"]

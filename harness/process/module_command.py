@@ -14,7 +14,9 @@ def module_command(module: str) -> list[str]:
 
 def module_environment(root: Path = ROOT) -> dict[str, str]:
     """The environment in which the modules of the checkout in `root` come before those of any other
-    that is installed, or that is the working directory.
+    that is installed.
+
+    The working directory is not in it: a file http.py there would stand for Python's own.
     """
-    given = [path for path in (os.environ.get("PYTHONPATH"), str(Path.cwd())) if path]
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *given])}
+    given = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{given}" if given else str(root)}
