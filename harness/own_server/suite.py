@@ -40,7 +40,7 @@ from harness.results.percentiles import latency_ci95_ms
 from harness.results.schema import Results, VariantResult
 from harness.run import shared_flags
 from harness.show.columns import CORRECT, CPU, LOAD, latency_column, latency_text, number, rate_text
-from harness.show.presentation import Ceiling, Column
+from harness.show.presentation import Ceiling, Column, served
 from harness.suite import CannotMeasureError, Suite, Variant
 
 LAUNCHER = "harness.own_server.launcher"
@@ -118,12 +118,8 @@ class OwnSuite(Suite):
         best, no_op = variant.best, variant.no_op_server
         if best is None or no_op is None:
             return []
-        at = best.load.name if best.offered_rate else f"concurrency {best.load.name}"
         above = f"no-op server at concurrency {no_op.concurrency}"
-        return [
-            Ceiling(above, no_op.requests_per_second),
-            Ceiling(f"served at {at}", best.output_per_second.mean),
-        ]
+        return [Ceiling(above, no_op.requests_per_second), served(best)]
 
     @staticmethod
     def sentences(results: Results) -> list[str]:
