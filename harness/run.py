@@ -121,7 +121,8 @@ class Run:
         minutes = f"{seconds / 60:g} min"
         if plan.slo_p99_ms:
             minutes += f", half of it for capacities at p99 {plan.slo_p99_ms:g} ms"
-        how_long = f"{minutes}, {plan.epochs} epoch(s)"
+        most = math.ceil(seconds / 60 + plan.epochs * self.suite.extra_minutes)
+        how_long = f"{minutes}, {plan.epochs} epoch(s), up to about {most} min in all"
         if options.precision:
             how_long = f"until every verdict is known to {options.precision:g} %, at most {minutes}"
         return (

@@ -54,6 +54,8 @@ class Suite(Presentation, ABC):
         server_flags: what every server script is started with, besides the shared flags.
         notes: what a reader must know beside every number.
         window_s: how long a window lasts, at least.
+        extra_minutes: what an epoch may take beyond its share of --minutes: one block of every load
+            at the least, and in the end intervals and charts.
         epoch_minutes: how long an epoch lasts where their number follows from the precision asked
             for: launches differ, so many of them are wanted, but launching measures nothing.
     """
@@ -81,6 +83,7 @@ class Suite(Presentation, ABC):
     min_requests: int = 11
     notes: tuple[str, ...] = ()
     window_s: float = 0.6
+    extra_minutes: float = 0.25
     epoch_minutes: float = 2.0
 
     def server(self, variant: str) -> tuple[str, tuple[str, ...]]:

@@ -113,15 +113,11 @@ class FusedStep:
     def decode(self, tokens: Tensor) -> Tensor:
         """(n, 1) tokens of slots 0 to n - 1 to the (n, vocabulary) logits after them."""
         rows = len(tokens)
-        bound = self.bound(max(self.lengths[:rows]) + 1)
-        positions = torch.tensor(self.lengths[:rows], device=self.device)
-        visible = self.positions[:bound] <= positions[:, None]
-        self.look_at(rows, bound)
+        hidden, *inputs, visible = self.inputs(tokens[:, 0], self.lengths[:rows], rows)
         if not self.compiled:
             mark_dynamic(visible, 1)
-        hidden, cos, sin = self.table[tokens[:, 0]], self.cos[positions], self.sin[positions]
         for layer in self.visible_layers:
-            hidden = self.layer_step(hidden, cos, sin, positions, visible, self.shape, *layer)
+            hidden = self.layer_step(hidden, *inputs, visible, self.shape, *layer)
         self.count(range(rows))
         return self.head_step(hidden, self.norm, self.head, self.shape)
 
@@ -133,16 +129,11 @@ class FusedStep:
         rows, count = len(tokens), ids.shape[1]
         if min(rows, count) == 1:  # to the compiler another program; as seldom as short
             return torch.cat((self.decode(tokens), self.prefill(rows, ids)[None]))
-        start = self.lengths[rows]
-        slots = torch.tensor([*range(rows), *[rows] * count], device=self.device)
-        positions = torch.tensor(
-            [*self.lengths[:rows], *range(start, start + count)], device=self.device
-        )
-        bound = self.bound(max(*self.lengths[:rows], start + count - 1) + 1)
-        visible = self.positions[:bound] <= positions[:, None]
-        self.look_at(rows + 1, bound)
-        hidden = self.table[torch.cat((tokens[:, 0], ids[0]))]
-        inputs = (self.cos[positions], self.sin[positions], slots, positions)
+        start, slots = self.lengths[rows], [*range(rows), *[rows] * count]
+        positions = [*self.lengths[:rows], *range(start, start + count)]
+        whole = torch.cat((tokens[:, 0], ids[0]))
+        hidden, *inputs, visible = self.inputs(whole, positions, rows + 1)
+        inputs.append(torch.tensor(slots, device=self.device))
         masks = visible[:rows].clone(), visible[rows:].clone()
         if not self.compiled:
             for tensor in (hidden, *inputs, *masks):
@@ -151,18 +142,25 @@ class FusedStep:
                 mark_dynamic(mask, 1)
         for layer in self.visible_layers:
             hidden = self.shared_layer_step(hidden, *inputs, *masks, self.shape, *layer)
-        self.count(slots.tolist())
+        self.count(slots)
         last = torch.cat((hidden[:rows], hidden[-1:]))
         return self.head_step(last, self.norm, self.head, self.shape)
+
+    def inputs(self, ids: Tensor, positions: list[int], slots: int) -> tuple[Tensor, ...]:
+        """Of n tokens, ids of shape (n,), in the first `slots` slots: their hidden states (n,
+        width), cosines and sines of their positions, these, and what each sees of its cache (n,
+        bound).
+        """
+        bound = min(-(-(max(positions) + 1) // BOUND_STEP) * BOUND_STEP, self.length)
+        self.look_at(slots, bound)
+        at = torch.tensor(positions, device=self.device)
+        visible = self.positions[:bound] <= at[:, None]
+        return self.table[ids], self.cos[at], self.sin[at], at, visible
 
     def count(self, slots: Iterable[int]) -> None:
         """One more token is cached in each of these slots."""
         for slot in slots:
             self.lengths[slot] += 1
-
-    def bound(self, count: int) -> int:
-        """How many positions of the cache attention reads where so many are filled."""
-        return min(-(-count // BOUND_STEP) * BOUND_STEP, self.length)
 
     def look_at(self, rows: int, bound: int) -> None:
         """Cut the layers' caches to what a step reads, unless the step before has read the same."""
@@ -226,8 +224,8 @@ def shared_layer_step(
     hidden: Tensor,
     cos: Tensor,
     sin: Tensor,
-    slots: Tensor,
     positions: Tensor,
+    slots: Tensor,
     visible: Tensor,
     visible_to_prompt: Tensor,
     shape: Shape,

@@ -8,11 +8,11 @@ import statistics
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from harness.load.job import LoadResult
 from harness.load.latency import latency_ms
 from harness.measure.window import Record, Window, known, mean
 from harness.process.cores import usable_cores
@@ -54,6 +54,7 @@ FLOAT32_CHATS = 1  # each costs every variant an answer
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
 WINDOW_S = 3.0  # a hundred tokens or so
+EXTRA_MINUTES = 1.1  # on two cores: 18 minutes of three epochs became 21, one of one 2.5
 EPOCH_MINUTES = 6.0  # launches and compiling take two of them, a block of each load three
 LONE = "1"  # the load at which one stream has the server for itself
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
@@ -127,21 +128,20 @@ class LanguageModelSuite(Suite):
         return self.models("requests_per_second", variant, self.chats, self.output_per_request)
 
     def row(self, windows: list[Window]) -> TokenRow:
-        loads = [window.load for window in windows]
-        ttft_ms = latency_ms([seconds for load in loads for seconds in ttft_s(load)])
-        itl_ms = latency_ms([seconds for load in loads for seconds in itl_s(load)])
+        ttft_ms = latency_ms([each for window in windows for each in window.first_output_s])
+        itl_ms = latency_ms([each for window in windows for each in window.output_gaps_s])
         return TokenRow(
             time_to_first_token_ms=ttft_ms,
             time_to_first_token_ci95_ms=dict.fromkeys(ttft_ms),
             inter_token_latency_ms=itl_ms,
             inter_token_latency_ci95_ms=dict.fromkeys(itl_ms),
-            token_agreement=mean(known(quality for load in loads for quality in load.quality)),
+            token_agreement=mean(known(each for window in windows for each in window.load.quality)),
         )
 
     def with_intervals(self, own: TokenRow, windows: list[Window]) -> TokenRow:
         ttft, itl = (
-            latency_ci95_ms((each.epoch, each.block, seconds_of(each.load)) for each in windows)
-            for seconds_of in (ttft_s, itl_s)
+            latency_ci95_ms((each.epoch, each.block, seconds_of(each)) for each in windows)
+            for seconds_of in (attrgetter("first_output_s"), attrgetter("output_gaps_s"))
         )
         return replace(own, time_to_first_token_ci95_ms=ttft, inter_token_latency_ci95_ms=itl)
 
@@ -214,16 +214,6 @@ class LanguageModelSuite(Suite):
 SUITE = LanguageModelSuite
 
 
-def ttft_s(load: LoadResult) -> list[float]:
-    """Seconds to the first token of each correct answer that had one, the queue being full."""
-    return known(load.of_full_queue(load.first_output_s))
-
-
-def itl_s(load: LoadResult) -> list[float]:
-    """Seconds between tokens, of all correct answers."""
-    return [gap for gaps in load.of_correct(load.output_gaps_s) for gap in gaps]
-
-
 def served_share_percent(records: list[Record]) -> float | None:
     """What is left of the in-process rate when served, mean over the epochs that measured both."""
     shares = []
@@ -249,7 +239,7 @@ def decode_rates(records: list[Record]) -> list[float]:
     gaps_s: dict[tuple[int, int], list[float]] = {}
     for at, record in enumerate(records):
         for window in record.at(LONE):
-            gaps_s.setdefault((at, window.epoch), []).extend(itl_s(window.load))
+            gaps_s.setdefault((at, window.epoch), []).extend(window.output_gaps_s)
     return [1 / gap_s for gap_s in map(mean, gaps_s.values()) if gap_s]
 
 
@@ -341,6 +331,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         min_requests=1,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
         window_s=WINDOW_S,
+        extra_minutes=EXTRA_MINUTES,
         epoch_minutes=EPOCH_MINUTES,
         chats=chats,
         prompt_tokens=options.prompt_tokens,

@@ -13,7 +13,7 @@ from harness.measure.window import Record, Window, known, mean
 from harness.process.module_process import LastingProcess
 from harness.results.schema import Results, VariantResult
 from harness.show.columns import CORRECT, CPU, LOAD, latency_column, number, rate_text
-from harness.show.presentation import Ceiling, Column
+from harness.show.presentation import Ceiling, Column, served
 from harness.suite import CannotMeasureError, Suite, Variant
 from mnist_model_benchmarking.checks import DigitCheck
 from mnist_model_benchmarking.digits import sample_files
@@ -97,8 +97,7 @@ class MnistSuite(Suite):
             images = best.output_per_second.mean / best.requests_per_second.mean
             rate = images * no_op.requests_per_second
             ceilings.append(Ceiling(f"no-op server at concurrency {no_op.concurrency}", rate))
-        at = best.load.name if best.offered_rate else f"concurrency {best.load.name}"
-        return [*ceilings, Ceiling(f"served at {at}", best.output_per_second.mean)]
+        return [*ceilings, served(best)]
 
     @staticmethod
     def charts(results: Results) -> dict[str, Figure]:

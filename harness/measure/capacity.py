@@ -55,9 +55,9 @@ class CapacityWindow:
     latency_ms: dict[str, float | None]
 
 
-def late_answers(load: LoadResult, slo_p99_ms: float) -> int:
+def late_answers(result: LoadResult, slo_p99_ms: float) -> int:
     """How many requests were not answered correctly within the SLO."""
-    ends = zip(load.outcome, load.latency_s, strict=True)
+    ends = zip(result.outcome, result.latency_s, strict=True)
     return sum(outcome != OK or 1000 * seconds > slo_p99_ms for outcome, seconds in ends)
 
 

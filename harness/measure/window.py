@@ -81,6 +81,16 @@ class Window:
     epoch: int = 0
     block: int = 0
 
+    @property
+    def first_output_s(self) -> list[float]:
+        """Seconds to the first output of each correct answer that had one, the queue being full."""
+        return known(self.load.of_full_queue(self.load.first_output_s))
+
+    @property
+    def output_gaps_s(self) -> list[float]:
+        """Seconds between outputs, of all correct answers."""
+        return [gap for gaps in self.load.of_correct(self.load.output_gaps_s) for gap in gaps]
+
 
 def work_between(
     before: dict[str, Any] | None, after: dict[str, Any] | None

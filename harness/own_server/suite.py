@@ -5,6 +5,7 @@ or the server at a URL.
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import requests
@@ -12,9 +13,8 @@ from matplotlib.figure import Figure
 
 from harness.load.connection import JSON
 from harness.load.events import events, pieces
-from harness.load.job import LoadResult
 from harness.load.latency import latency_ms
-from harness.measure.window import Record, Window, known
+from harness.measure.window import Record, Window
 from harness.own_server import advice
 from harness.own_server.bodies import UnusableBodiesError, bodies_in, json_objects
 from harness.own_server.checks import carries_output
@@ -40,7 +40,7 @@ from harness.results.percentiles import latency_ci95_ms
 from harness.results.schema import Results, VariantResult
 from harness.run import shared_flags
 from harness.show.columns import CORRECT, CPU, LOAD, latency_column, latency_text, number, rate_text
-from harness.show.presentation import Ceiling, Column
+from harness.show.presentation import Ceiling, Column, served
 from harness.suite import CannotMeasureError, Suite, Variant
 
 LAUNCHER = "harness.own_server.launcher"
@@ -97,17 +97,16 @@ class OwnSuite(Suite):
     def row(self, windows: list[Window]) -> OwnRow:
         if not self.carries_output:
             return OwnRow()
-        loads = [window.load for window in windows]
-        first = latency_ms([seconds for load in loads for seconds in first_event_s(load)])
-        gaps = latency_ms([seconds for load in loads for seconds in event_gaps_s(load)])
+        first = latency_ms([each for window in windows for each in window.first_output_s])
+        gaps = latency_ms([each for window in windows for each in window.output_gaps_s])
         return OwnRow(first, dict.fromkeys(first), gaps, dict.fromkeys(gaps))
 
     def with_intervals(self, own: OwnRow, windows: list[Window]) -> OwnRow:
         if not self.carries_output:
             return own
         first, gaps = (
-            latency_ci95_ms((each.epoch, each.block, seconds_of(each.load)) for each in windows)
-            for seconds_of in (first_event_s, event_gaps_s)
+            latency_ci95_ms((each.epoch, each.block, seconds_of(each)) for each in windows)
+            for seconds_of in (attrgetter("first_output_s"), attrgetter("output_gaps_s"))
         )
         return replace(own, first_event_ci95_ms=first, event_gap_ci95_ms=gaps)
 
@@ -119,12 +118,8 @@ class OwnSuite(Suite):
         best, no_op = variant.best, variant.no_op_server
         if best is None or no_op is None:
             return []
-        at = best.load.name if best.offered_rate else f"concurrency {best.load.name}"
         above = f"no-op server at concurrency {no_op.concurrency}"
-        return [
-            Ceiling(above, no_op.requests_per_second),
-            Ceiling(f"served at {at}", best.output_per_second.mean),
-        ]
+        return [Ceiling(above, no_op.requests_per_second), served(best)]
 
     @staticmethod
     def sentences(results: Results) -> list[str]:
@@ -156,16 +151,6 @@ def server_at(url: str) -> Server:
     except ServerFailedError:
         return OtherServer(url.rstrip("/"), None, None, None, {}, None)
     return server if server.run_id else OtherServer(**vars(server) | {"pid": None})
-
-
-def first_event_s(load: LoadResult) -> list[float]:
-    """Seconds to the first event of each correct answer that had one, the queue being full."""
-    return known(load.of_full_queue(load.first_output_s))
-
-
-def event_gaps_s(load: LoadResult) -> list[float]:
-    """Seconds between events, of all correct answers."""
-    return [gap for gaps in load.of_correct(load.output_gaps_s) for gap in gaps]
 
 
 def stream_text(name: str, row: Any, of: str) -> str:

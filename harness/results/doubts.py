@@ -22,8 +22,8 @@ def doubts(
     asked_percent: float,
 ) -> list[str]:
     """All doubts about the row of these windows; `achieved` is its mean concurrency."""
-    loads = [window.load for window in windows]
-    counts = request_counts(*loads)
+    results = [window.load for window in windows]
+    counts = request_counts(*results)
     failed = {name: count for name, count in counts.items() if name not in ("sent", "ok") and count}
     stolen = mean(known(window.usage.stolen_percent for window in windows))
     return [
@@ -31,7 +31,7 @@ def doubts(
         *coarse(resolution_percent, asked_percent),
         *client_bound(client),
         *(() if failed else low_concurrency(offered, achieved)),
-        *late_sends(loads),
+        *late_sends(results),
         *stolen_cpu(stolen),
     ]
 
@@ -64,8 +64,8 @@ def low_concurrency(offered: OfferedLoad, achieved: float | None) -> Iterator[st
         yield (f"mean concurrency only {achieved:.1f} of {asked} (Little's law): client held up?")
 
 
-def late_sends(loads: list[LoadResult]) -> Iterator[str]:
-    late_s = [seconds for load in loads for seconds in load.late_s]
+def late_sends(results: list[LoadResult]) -> Iterator[str]:
+    late_s = [seconds for result in results for seconds in result.late_s]
     share = sum(seconds > LATE_S for seconds in late_s) / max(1, len(late_s))
     if share > LATE_SHARE:
         yield (

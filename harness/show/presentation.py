@@ -27,6 +27,12 @@ class Ceiling(NamedTuple):
     per_second: float
 
 
+def served(row: Row) -> Ceiling:
+    """What was served under the load of a row: the last of a variant's ceilings."""
+    at = row.load.name if row.offered_rate else f"concurrency {row.load.name}"
+    return Ceiling(f"served at {at}", row.output_per_second.mean)
+
+
 class Presentation(Protocol):
     """The part of a suite that is known from a result file alone (harness.suite.Suite inherits it).
 
