@@ -13,7 +13,8 @@ class TokenRow:
 
     Attributes:
         time_to_first_token_ms: TTFT, from the intended send to the first token, queue wait and
-            prefill included; mean and percentiles, a percentile is None if too few back it.
+            prefill included, of answers that ended once the queue was full (LoadResult.full_since);
+            mean and percentiles, a percentile is None if too few back it.
         time_to_first_token_ci95_ms: their 95 % intervals, approximate (bootstrap over epochs, then
             blocks: harness.results.percentiles); None where the value is, without a second block,
             and as long as the run goes on.

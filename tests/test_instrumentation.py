@@ -231,19 +231,34 @@ def test_ingress_begins_when_the_client_sends_if_it_says_so_and_else_on_arrival(
     assert process["after_ingress_s"] == 2.0
 
 
-@pytest.mark.parametrize("status", [504, 499])
-def test_a_request_that_no_worker_has_answered_is_not_counted(clock, status):
+@pytest.mark.parametrize(
+    ("status", "bodies", "requests"),
+    [
+        (504, [{}], 0),
+        (499, [{}], 0),
+        (200, [{}], 1),
+        (200, [{"more_body": True}, {"more_body": False}], 1),
+        (200, [{"more_body": True}], 0),
+        (200, [], 0),
+    ],
+    ids=["too late", "passed over", "answered", "streamed", "cut off", "cut off in the queue"],
+)
+def test_only_a_request_that_a_worker_has_answered_to_the_end_is_counted(
+    clock, status, bodies, requests
+):
     async def app(_, __, send):
         clock.now += 1.0
         QueueClock().on_request()
         await send({"type": "http.response.start", "status": status, "headers": []})
+        for body in bodies:
+            await send({"type": "http.response.body", "body": b"1"} | body)
 
     async def send(_):
         pass
 
     middleware, counters = admission_control(clock, app)
     asyncio.run(middleware(HTTP | {"headers": []}, receive, send))
-    assert counters.snapshot()["http"][0]["requests"] == 0
+    assert counters.snapshot()["http"][0]["requests"] == requests
 
 
 def test_what_is_above_the_limit_is_refused_with_503_and_retry_after(clock):

@@ -701,13 +701,13 @@ def test_streams_that_stop_while_the_queue_fills_are_not_waited_for_longer_than_
     assert result.closed < START_S + 2 * 2.2
 
 
-def test_a_stream_that_hangs_in_its_first_answer_is_given_one_timeout():
+def test_streams_that_hang_in_their_first_answers_are_given_one_timeout():
     async def script(_, writer):
         writer.write(STREAM_HEAD + chunk(b"data: word\n\n"))
         await asyncio.sleep(1000)
 
     asked = {"concurrency": 4, "timeout_s": 2.0, "min_requests": 1, "carries_output": is_word}
-    result = answered(in_turn(script), **asked)
+    result = answered(script, **asked)
     assert result.outcome == ["timeout"] * 4
     assert (result.opened, result.closed) == (START_S, pytest.approx(START_S + 2, abs=0.2))
 

@@ -14,8 +14,9 @@ class OwnRow:
     others.
 
     Attributes:
-        first_event_ms: from the intended send to the first event, queue wait included; mean and
-            percentiles, a percentile is None if too few back it.
+        first_event_ms: from the intended send to the first event, queue wait included, of answers
+            that ended once the queue was full (LoadResult.full_since); mean and percentiles, a
+            percentile is None if too few back it.
         first_event_ci95_ms: their 95 % intervals, approximate (bootstrap over epochs, then blocks:
             harness.results.percentiles); None where the value is, without a second block, and as
             long as the run goes on.

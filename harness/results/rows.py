@@ -63,8 +63,8 @@ class Row(Generic[OwnRow]):
         offered_rate: requests/s that arrive (open loop); None in a closed loop.
         requests_per_second: correct answers per second.
         output_per_second: that, times what one answer holds of the unit that results name.
-        latency_ms: mean and percentiles over the correct answers of all windows; a percentile is
-            None if too few back it.
+        latency_ms: mean and percentiles over the correct answers of all windows that ended once the
+            queue was full (LoadResult.full_since); a percentile is None if too few back it.
         latency_ci95_ms: their 95 % intervals, approximate (bootstrap over epochs, then blocks:
             harness.results.percentiles); None where the value is, without a second block, and as
             long as the run goes on.
@@ -84,8 +84,9 @@ class Row(Generic[OwnRow]):
         batch_sizes: how many batches of each size were formed.
         worker_shares: share of the requests that each worker served, largest first.
         worker_busy_percent: share of the time in which a worker was at work, mean over workers.
-        breakdown_ms: mean time of a request in each of its parts, in order; adds up to
-            latency_ms.mean (harness.results.breakdown); None if the server has no /stats.
+        breakdown_ms: mean time of a request in each of its parts, in order, once the queue was
+            full; adds up to latency_ms.mean (harness.results.breakdown); None if the server has no
+            /stats.
         cpu_s_per_1000_requests: CPU seconds of the server's http, queue, workers, and the client.
         own: what the folder adds.
         warnings: symptom, likely cause, what to try.

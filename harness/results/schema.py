@@ -117,7 +117,8 @@ class WindowRecord:
         requests: sent, and how they ended.
         requests_per_second: correct answers per second.
         cpu_s: CPU seconds of the server by role and of the client; None where unknown.
-        breakdown_ms: mean time of a request in each of its parts; None without /stats.
+        breakdown_ms: mean time of a request in each of its parts, once the queue was full; None
+            without /stats.
     """
 
     server: str

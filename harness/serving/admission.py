@@ -32,8 +32,8 @@ class RequestTimes:
     its client has left.
 
     Only one that is `answered` by a worker is added to the totals, for only those are in the
-    workers' own: not one that waited for too long, or that was passed over; and only if its answer
-    is `whole`: a stream that its client cut off has no time of its own.
+    workers' own: not one that waited for too long, or that was passed over; nor one whose answer is
+    still `partial`: a stream that its client cut off has no time of its own.
 
     Args:
         since_start_s: seconds since the client has sent it.
@@ -41,7 +41,7 @@ class RequestTimes:
         abandoned: where it is noted that its client has left.
     """
 
-    __slots__ = ("abandoned", "answered", "clock", "left", "queued", "sent", "uid", "whole")
+    __slots__ = ("abandoned", "answered", "clock", "left", "partial", "queued", "sent", "uid")
 
     def __init__(
         self, since_start_s: float, clock: Callable[[], float], abandoned: Abandoned
@@ -49,7 +49,7 @@ class RequestTimes:
         self.clock, self.abandoned = clock, abandoned
         self.sent = clock() - since_start_s
         self.queued = 0.0
-        self.answered = self.left = self.whole = False
+        self.answered = self.left = self.partial = False
         self.uid: Any = None
 
     def leave(self) -> None:
@@ -70,7 +70,7 @@ class RequestTimes:
 
     def add_to(self, counter: HttpCounter) -> None:
         """Add the request, now at its end, to the totals, if it was answered to the last part."""
-        if self.answered and self.whole:
+        if self.answered and not self.partial:
             counter.request_done(self.queued - self.sent, self.clock() - self.queued)
 
 
@@ -230,7 +230,7 @@ class AdmissionControl:
             if message.get("status") in NOT_SERVED:
                 times.answered = False
             is_body = message["type"] == "http.response.body"
-            times.whole = is_body and not message.get("more_body", False)
+            times.partial = not is_body or message.get("more_body", False)
             await send(message)
 
         try:
