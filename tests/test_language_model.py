@@ -46,7 +46,7 @@ def tokenizer():
 def api_of(kind: type, *flags: str) -> BaselineAPI:
     api, parser = kind(), argparse.ArgumentParser()
     api.add_flags(parser)
-    api.configure(parser.parse_args(["--model", "random:tiny", "--max-context", "256", *flags]))
+    api.configure(parser.parse_args(["--model", "random:tiny", "--max-context", "128", *flags]))
     api.setup("cpu")
     return api
 
