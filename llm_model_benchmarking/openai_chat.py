@@ -94,7 +94,7 @@ class OpenAIChat(OpenAISpec):
 
     async def tokens(self, request: dict[str, Any], ticket: int) -> AsyncIterator[dict[str, Any]]:
         """A worker's answer, token by token; HTTPException if it refuses or fails."""
-        uid, queue, arrived = uuid.uuid4(), deque(), asyncio.Event()
+        uid, queue, arrived = uuid.uuid4().hex, deque(), asyncio.Event()  # text: quick to pickle
         self.response_buffer[uid] = ResponseBufferItem(event=arrived, response_queue=queue)
         times, complete = request_times.get(), False
         try:
