@@ -328,7 +328,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         server_flags=flags,
         carries_output=carries_token,
         outputs_told=tokens_told,
-        min_requests=1,
+        min_requests=2,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
         window_s=WINDOW_S,
         extra_minutes=EXTRA_MINUTES,
