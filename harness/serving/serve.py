@@ -65,6 +65,8 @@ def serve(
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     threads = served(api).threads_per_worker or max(1, usable_cores() // workers_per_device)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # By default its idle threads spin for several ms, while LitServe's processes wait for a core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # some 1 ms: steps have no gap that long
     server = litserver(api, options, workers_per_device, max_concurrency, max_wait_s)
     watch = Watch(server, options.api_servers, options.response_timeout)
     settings = {"log_level": "warning", "access_log": False}
