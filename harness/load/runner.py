@@ -64,7 +64,8 @@ def result_of(loop: LoadLoop, counted: list[Answer]) -> LoadResult:
     checks = [checked(loop.job, answer) for answer in counted]
     answers = [answer for answer, _ in checks]
     beside = [checked(loop.job, answer)[0] for answer in loop.beside]
-    served = [answer for answer in [*answers, *beside] if answer.outcome == OK]
+    beside = [answer for answer in beside if answer.outcome == OK]
+    served = [answer for answer in answers if answer.outcome == OK] + beside
     errors = [answer for answer in answers if answer.outcome == HTTP_ERROR]
     streamed = answers if loop.job.carries_output else []
     outputs = [output_moments(loop.job, answer) for answer in streamed]
@@ -80,7 +81,7 @@ def result_of(loop: LoadLoop, counted: list[Answer]) -> LoadResult:
         quality=[quality for _, quality in checks],
         statuses=dict(Counter(answer.status for answer in errors)),
         correct_in_window=sum(loop.opened <= answer.ended <= loop.closed for answer in served),
-        outputs_in_window=outputs_in_window(loop, [*served, *loop.unfinished]),
+        outputs_in_window=outputs_in_window(loop, whole, [*beside, *loop.unfinished]),
         outputs_per_answer=sum(map(len, whole)) / len(whole) if whole else None,
         client_cpu_s=loop.client_cpu_s,
         first_output_s=[
@@ -102,12 +103,18 @@ def checked(job: Job, answer: Answer) -> tuple[Answer, float | None]:
     return answer if correct else answer._replace(outcome=WRONG_ANSWER), quality
 
 
-def outputs_in_window(loop: LoadLoop, answers: list[Answer]) -> int | None:
-    """How many outputs of these answers arrived inside the window; None if they do not stream."""
+def outputs_in_window(
+    loop: LoadLoop, counted: list[list[float]], others: list[Answer]
+) -> int | None:
+    """How many outputs arrived inside the window: of counted answers, given their moments, and of
+    others; None if they do not stream.
+    """
     if not loop.job.carries_output:
         return None
-    moments = itertools.chain(*(output_moments(loop.job, answer) for answer in answers))
-    return sum(loop.opened < moment <= loop.closed for moment in moments)
+    of_others = (output_moments(loop.job, answer) for answer in others)
+    return sum(
+        loop.opened < moment <= loop.closed for moment in itertools.chain(*counted, *of_others)
+    )
 
 
 @contextmanager

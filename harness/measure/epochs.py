@@ -261,7 +261,13 @@ class Campaign:
         return min(1.0, (time.monotonic() - self.began) / seconds)
 
     def measure_client(self) -> None:
-        """What this client can measure at most: the same requests to the echo server."""
+        """What this client can measure at most: the same requests to the echo server.
+
+        What its answers say is not looked at: of a language model, that took half a minute.
+        """
+        unread = {"check": None, "outputs_told": None}
+        if self.plan.job.carries_output:
+            unread["carries_output"] = bool
         with echo_server(self.plan.sample_answer) as url:
             for offered in self.plan.loads:
                 job = replace(
@@ -269,6 +275,7 @@ class Campaign:
                     url=url,
                     concurrency=offered.concurrency or OPEN_LOOP_CEILING_AT,
                     duration_s=CLIENT_CEILING_S,
+                    **unread,
                 )
                 load = self.run_load(job)
                 if load.window_s > 0:
