@@ -299,7 +299,9 @@ def test_judging_a_file_again_prints_best_advice_verdicts_and_control():
 
 
 def test_the_console_says_why_there_are_no_verdicts():
-    assert "no verdicts: they need the baseline and another variant" in printed(results())
+    assert "no verdicts: they need measurements of the baseline and another variant" in printed(
+        results()
+    )
 
 
 def test_the_comparison_of_two_files_shows_both_rates_and_a_dash_for_a_variant_that_fails_now():

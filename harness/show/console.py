@@ -103,7 +103,7 @@ def verdict_lines(results: Results) -> list[str]:
     ] or [
         "no verdicts: no variant was measured at both revisions"
         if results.against
-        else "no verdicts: they need the baseline and another variant"
+        else "no verdicts: they need measurements of the baseline and another variant"
     ]
 
 

@@ -175,6 +175,9 @@ def draw_points(axes: Axes, points: Sequence[Point], looks: Mapping[str, Style])
     drawn = {point.series for point in points}
     shown = [name for name in looks if name in drawn]
     rows = [(p.series, p.x, value) for p in points for value in (p.y, *(p.ci95 or ()))]
+    gaps = numpy.diff(numpy.log2(sorted({point.x for point in points})))
+    # octaves, to seaborn in units of the narrowest gap: a point stays near its place on the axis
+    width = min(0.4, 0.08 * len(shown)) / max(1.0, gaps.min() if len(gaps) else 1.0)
     seaborn.pointplot(
         pandas.DataFrame(rows, columns=["series", "x", "y"]),
         x="x",
@@ -187,7 +190,7 @@ def draw_points(axes: Axes, points: Sequence[Point], looks: Mapping[str, Style])
         errorbar=("pi", 100),
         native_scale=True,
         log_scale=(2, None),
-        dodge=min(0.4, 0.08 * len(shown)) if len(shown) > 1 else False,
+        dodge=width if len(shown) > 1 else False,
         linewidth=1.5,
         markersize=6,
         err_kws={"alpha": 0.45, "linewidth": 4},
