@@ -54,8 +54,9 @@ class TokenVariant:
             steps per second that no single stream can pass. A step for several streams reads the
             weights once for all of them, so their tokens together can.
         efficiency_percent: decode_tokens_per_sec as a share of that.
-        memory_bandwidth_bytes_per_s: bytes that a product of a large matrix of the model's own type
-            with a vector reads per second on this device, the best of several in the same run.
+        memory_bandwidth_bytes_per_s: bytes that a product of a large matrix with a vector reads per
+            second on this device, the best of several in the same run, of the model's own type,
+            float16 and float32.
         bytes_per_token: weights and key-value cache that one decoding step of one stream has to
             read.
         served_share_percent: served rate over the in-process rate of the same epoch, mean over

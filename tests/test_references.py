@@ -109,3 +109,17 @@ def test_compiled_language_models_tell_their_divergence_without_compiling_anew(l
         assert language_models.kl_divergence(name) == pytest.approx(0, abs=1e-6)
     likely = language_models.log_probabilities("baseline")
     assert likely.std(axis=0).max() > 0.01  # the text matters: a step that forgot it would show
+
+
+def test_memory_bandwidth_is_that_of_the_type_whose_product_reads_fastest(
+    language_models, monkeypatch
+):
+    read = {torch.float16: 29e9, torch.float32: 17e9}  # the latter is the model's own here
+    monkeypatch.setattr(language_models, "bytes_read_per_s", lambda dtype, _: read[dtype])
+    assert language_models.memory_bandwidth() == 29e9
+
+
+def test_a_product_tells_how_many_bytes_it_reads(monkeypatch):
+    monkeypatch.setattr(language_reference, "BANDWIDTH_BYTES", 1 << 24)
+    read = language_reference.bytes_read_per_s(torch.float32, torch.device("cpu"))
+    assert 1e8 < read < 1e13
