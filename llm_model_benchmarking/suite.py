@@ -100,7 +100,7 @@ class LanguageModelSuite(Suite):
         """Bandwidth, and every model: servers have compiled by now, this finds it in the cache."""
         self.bandwidth_bytes_per_s = self.models("memory_bandwidth")
         for variant in variants:
-            self.in_process(variant)
+            self.compare(variant)
         if self.float32_chats:
             self.compare_in_float32(variants)
 
@@ -120,11 +120,15 @@ class LanguageModelSuite(Suite):
     def close(self) -> None:
         self.models.close()
 
-    def in_process(self, variant: str) -> float:
+    def compare(self, variant: str) -> None:
+        """Load a variant, if it is not yet, and compare it with the baseline."""
         if variant not in self.setup_metrics:
             self.setup_metrics[variant] = self.models("set_up", variant)
         if variant not in self.kl_divergences:
             self.kl_divergences[variant] = self.models("kl_divergence", variant)
+
+    def in_process(self, variant: str) -> float:
+        self.compare(variant)
         return self.models("requests_per_second", variant, self.chats, self.output_per_request)
 
     def row(self, windows: list[Window]) -> TokenRow:

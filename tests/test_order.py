@@ -31,25 +31,52 @@ def test_orders_are_drawn_by_the_seed():
     assert first(1)[:4] == first(1)[4:]
 
 
-@pytest.mark.parametrize(("of_epochs", "high_blocks"), [(3, 1), (2, 2)])
-def test_after_the_least_of_blocks_none_is_begun_that_would_not_end_in_time(
-    monkeypatch, of_epochs, high_blocks
-):
-    """Blocks take a second at 1, thirty at 16: 13 s beyond the least are for 1 alone."""
-    seconds, now, begun = {"1": 1.0, "16": 30.0}, [0.0], []
-    loads = [OfferedLoad(1), OfferedLoad(16)]
-    plan = Namespace(seed=0, epochs=of_epochs, loads=loads)
-    nothing = [lambda *_: None] * 3
-    campaign = epochs.Campaign(plan, lambda *_: None, None, None, *nothing, lambda: loads)
+LOADS = [OfferedLoad(1), OfferedLoad(16)]
+BLOCK_S = {"1": 1.0, "16": 30.0}
+Begun = list[tuple[str, bool]]
+
+
+@pytest.fixture
+def campaign_of(monkeypatch):
+    """Makes a campaign of so many epochs whose blocks take their seconds of a clock that stands
+    still otherwise, and what it has begun: each block's load, and whether it was in time.
+    """
+    now, begun = [0.0], []
     monkeypatch.setattr(epochs, "time", Namespace(monotonic=lambda: now[0]))
 
-    def measure_block(_epoch, _running, offered, _order):
-        begun.append(offered.name)
-        now[0] += seconds[offered.name]
+    def measure_block(_epoch, _running, offered, _order, in_time):
+        begun.append((offered.name, in_time))
+        now[0] += BLOCK_S[offered.name]
 
-    campaign.began = 0.0
-    campaign.measure_block, campaign.measure_ceilings = measure_block, lambda *_: None
-    campaign.measure_blocks(0, loads, {"a": None, "b": None}, {}, 31.0 * high_blocks + 13)
-    assert begun.count("16") == high_blocks
-    assert begun.count("1") == 13 + high_blocks
-    assert now[0] == 31 * high_blocks + 13
+    def made(of_epochs: int) -> tuple[epochs.Campaign, Begun]:
+        plan, nothing = Namespace(seed=0, epochs=of_epochs, loads=LOADS), [lambda *_: None] * 3
+        campaign = epochs.Campaign(plan, lambda *_: None, None, None, *nothing, lambda: LOADS)
+        campaign.began = 0.0
+        campaign.measure_block, campaign.measure_ceilings = measure_block, lambda *_: None
+        return campaign, begun
+
+    return made
+
+
+def blocks_until(campaign: epochs.Campaign, epoch: int, deadline: float) -> None:
+    campaign.measure_blocks(epoch, LOADS, {"a": None, "b": None}, {}, deadline)
+
+
+@pytest.mark.parametrize(("of_epochs", "high_blocks"), [(3, 1), (2, 2)])
+def test_after_the_least_of_blocks_none_is_begun_that_would_not_end_in_time(
+    campaign_of, of_epochs, high_blocks
+):
+    """13 s beyond the least are for 1 alone."""
+    campaign, begun = campaign_of(of_epochs)
+    blocks_until(campaign, 0, 31.0 * high_blocks + 13)
+    assert Counter(begun) == {("16", True): high_blocks, ("1", True): 13 + high_blocks}
+
+
+def test_blocks_that_have_to_be_begun_know_whether_they_end_in_time(campaign_of):
+    """In the first epoch there is time for both, in the second not for 16, then for none."""
+    campaign, begun = campaign_of(3)
+    for epoch, deadline in enumerate([31.0, 42.0, 42.0]):
+        blocks_until(campaign, epoch, deadline)
+    assert ("16", False) in begun[2:]
+    assert [name for name, in_time in begun if in_time].count("16") == 1
+    assert sorted(begun[-2:]) == [("1", False), ("16", False)]

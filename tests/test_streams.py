@@ -31,7 +31,12 @@ def repeats(body: bytes, index: int) -> tuple[bool, float]:
     return body == f"data: {index}\n\n".encode() * OUTPUTS, 1.0
 
 
-def window_of(server: Server, run_load: Callable[..., LoadResult], duration_s: float) -> Window:
+def window_of(
+    server: Server,
+    run_load: Callable[..., LoadResult],
+    duration_s: float,
+    wants_latencies: bool = True,
+) -> Window:
     """One window of a server that streams, as a run measures it."""
     made = running.Run(suite("steady"), options(Path()))
     campaign = epochs.Campaign(made.plan, run_load, None, None, None, None, None, None)
@@ -43,17 +48,18 @@ def window_of(server: Server, run_load: Callable[..., LoadResult], duration_s: f
         duration_s=duration_s,
         warmup_s=0.0,
         min_requests=1,
+        wants_latencies=wants_latencies,
         check=repeats,
         carries_output=bool,
     )
     return campaign.window(epochs.Running(server, ExitStack(), tree, launched=True), job, 0)
 
 
-def streamed(duration_s: float, *arguments: str) -> Window:
+def streamed(duration_s: float, *arguments: str, wants_latencies: bool = True) -> Window:
     """A window of the script with these arguments."""
     flags = (SCRIPT, "--", *arguments) if arguments else (SCRIPT,)
     with running_server(LAUNCHER, *map(str, flags)) as server, load_process() as run_load:
-        return window_of(server, run_load, duration_s)
+        return window_of(server, run_load, duration_s, wants_latencies)
 
 
 def breakdown_of(window: Window) -> dict[str, float]:
@@ -81,6 +87,21 @@ def test_in_turn_outputs_count_from_the_first_end_and_latency_once_the_queue_is_
     (worker,) = window.workers
     assert worker.requests == pytest.approx(len(counted), abs=1)
     assert worker.requests + window.served_filling == pytest.approx(len(load.outcome), abs=1)
+    assert window.usage.seconds == pytest.approx(load.window_s, rel=0.25)
+
+
+def test_a_window_that_wants_no_latencies_ends_before_the_queue_is_full():
+    window = streamed(0.3, wants_latencies=False)
+    load = window.load
+    assert set(load.outcome) == {"ok"}
+    assert len(load.outcome) < CONCURRENCY - 1
+    assert load.window_s >= 0.3
+    assert load.outputs_in_window == OUTPUTS * len(load.outcome)
+    assert load.full_since == math.inf
+    assert load.correct_latency_s == window.first_output_s == []
+    assert load.requests_per_second == pytest.approx(len(load.outcome) / load.window_s)
+    assert breakdown_of(window) is None
+    assert window.served_filling == pytest.approx(len(load.outcome), abs=1)
     assert window.usage.seconds == pytest.approx(load.window_s, rel=0.25)
 
 

@@ -66,12 +66,15 @@ class ClosedLoopWindow:
             is_round = ended >= least and (is_end or not least)
             return (is_late or is_round) and self.open(now, ended, is_late)
         if self.state is State.FILLING:
-            return (is_late or ended >= self.full_after) and self.fill(now, ended)
+            if is_late or ended >= self.full_after:
+                return self.fill(now, ended)
+            if self.job.wants_latencies or now < self.long_enough:
+                return False
         is_round = is_end and ended % (self.at_once or 1) == 0
         return (is_late or (is_round and self.is_backed(ended))) and self.close()
 
     def is_backed(self, ended: int) -> bool:
-        """Whether enough requests have ended since the queue was full."""
+        """Whether enough requests have ended since the queue was full, or the window opened."""
         return ended - self.full_at >= max(1, self.job.min_requests)
 
     def needs_at_once(self, now: float, ended: int) -> bool:

@@ -30,6 +30,8 @@ class Job:
         timeout_s: a request that takes longer counts as timed out.
         min_requests: a closed loop measures up to LONGEST times as long until so many have ended
             since its queue is full, and longer still until one has, or has timed out.
+        wants_latencies: whether the window of answers that stream lasts until there are latencies
+            of a full queue; if not, it may end while the queue still fills up.
         check: body of an answer and index of its request to (is correct, quality from 0 to 1); None
             to trust the status.
         carries_output: for answers that stream: how many outputs an event brings, as far as it
@@ -50,6 +52,7 @@ class Job:
     rate: float | None = None
     timeout_s: float = 30.0
     min_requests: int = 11
+    wants_latencies: bool = True
     check: Callable[[bytes, int], tuple[bool, float | None]] | None = None
     carries_output: Callable[[bytes], int] | None = None
     outputs_told: Callable[[bytes], int | None] | None = None

@@ -239,6 +239,7 @@ class Campaign:
         self.random = random.Random(plan.seed)
         self.measured = Measured()
         self.rates: dict[tuple[str, OfferedLoad], float] = {}  # requests/s, for a window's length
+        self.block_s: dict[OfferedLoad, float] = {}  # how long the last one took, with latencies
         self.searches: dict[str, Search] = {}  # for the capacity of a server, by its name
         self.capacity_s = 0.0  # spent in capacity blocks so far
         self.block = 0
@@ -423,7 +424,7 @@ class Campaign:
         for offered in loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
             if job.carries_output:  # one answer tells the rate: no queue has to fill up for it
-                job = replace(job, warmup_answers=0)
+                job = replace(job, warmup_answers=0, min_requests=1)
             load = self.run_load(job)
             if not any_correct(load):
                 window = Window(load, Usage(), epoch=epoch, block=self.block)
@@ -464,20 +465,25 @@ class Campaign:
     ) -> None:
         """A block of every load, or LEAST_BLOCKS; then those that end before the deadline: where
         answers come one at a time, a high load takes many times as long as a low one.
+
+        Where they stream in turn, most of it goes until the queue is full: a block that does not
+        end in time with latencies goes without those that are known already.
         """
         orders = {load: balanced_orders(list(running), self.random) for load in loads}
         least = LEAST_BLOCKS if self.plan.epochs <= FEW_EPOCHS else 1
-        took_s, before = {}, -1
+        before = -1
         for cycle in itertools.count():
             if not running or self.block == before:
                 break
             before = self.block
             for offered in self.random.sample(loads, len(loads)):
                 began = time.monotonic()
-                if cycle >= least and began + took_s[offered] > deadline:
+                in_time = began + self.block_s.get(offered, 0.0) <= deadline
+                if cycle >= least and not in_time:
                     continue
-                self.measure_block(epoch, running, offered, next(orders[offered]))
-                took_s[offered] = time.monotonic() - began
+                self.measure_block(epoch, running, offered, next(orders[offered]), in_time)
+                if in_time:
+                    self.block_s[offered] = time.monotonic() - began
                 if offered == self.plan.loads[-1] and cycle % CEILINGS_EVERY == 0:
                     self.measure_ceilings(epoch, running, no_ops, offered)
                 self.block += 1
@@ -490,13 +496,14 @@ class Campaign:
         running: dict[ServerSpec, Running],
         offered: OfferedLoad,
         order: list[ServerSpec],
+        in_time: bool,
     ) -> None:
-        """A window of every server."""
+        """A window of every server; with latencies if there is time for them, or none are known."""
         share = self.elapsed_share()
         self.announce(f"epoch {epoch + 1}, block {self.block + 1}: {offered.name}", share)
         for spec in order:
             if spec in running:
-                self.measure_server(epoch, spec, offered, running)
+                self.measure_server(epoch, spec, offered, running, in_time)
 
     def measure_server(
         self,
@@ -504,11 +511,16 @@ class Campaign:
         spec: ServerSpec,
         offered: OfferedLoad,
         running: dict[ServerSpec, Running],
+        in_time: bool,
     ) -> None:
         """One window; a server that fails is ended, and the others go on."""
         with self.failures_of(spec), self.ended_if_failing(spec, running):
-            job = self.job(running[spec].server, offered)
-            job = replace(job, duration_s=self.window_s(spec, offered))
+            known = self.measured.records[spec.name].at(offered.name)
+            job = replace(
+                self.job(running[spec].server, offered),
+                duration_s=self.window_s(spec, offered),
+                wants_latencies=in_time or not any(each.load.correct_latency_s for each in known),
+            )
             window = self.undisturbed(lambda: self.window(running[spec], job, epoch), spec.name)
             if window is None:
                 return
