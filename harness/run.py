@@ -28,6 +28,7 @@ from harness.measure.window import OfferedLoad, Record, Window, mean, total_byte
 from harness.process.control import key_header
 from harness.process.groups import signals_as_interrupt
 from harness.process.revision import Revision
+from harness.results.doubts import unsteady_machine
 from harness.results.file import save
 from harness.results.no_op import no_op_server
 from harness.results.rows import Rate, Row
@@ -212,22 +213,24 @@ class Run:
             against_commit=self.revision and self.revision.commit,
         )
         results = judged(results)
-        return replace(results, notes=[*results.notes, *self.missed(results)])
+        return replace(results, notes=[*results.notes, *self.at_the_end(results)])
 
     def dropped(self) -> list[str]:
         """How many windows do not count, and why."""
         reasons = self.measured.dropped
         return [f"{len(reasons)} window(s) dropped: {'; '.join(reasons)}"] if reasons else []
 
-    def missed(self, results: Results) -> list[str]:
-        """Where a precision was asked for and not reached; nothing before the end."""
-        asked, widest = self.options.precision, widest_percent(results.verdicts)
-        wide = [load for load, width in widest.items() if asked and width > asked]
-        if not self.over or not wide:
+    def at_the_end(self, results: Results) -> list[str]:
+        """Where a precision was asked for and not reached, and whether the machine was steady;
+        nothing before the end.
+        """
+        if not self.over:
             return []
-        return [
-            f"--precision {asked:g} was not reached at {', '.join(wide)}: give it more --minutes"
-        ]
+        asked, widest, missed = self.options.precision, widest_percent(results.verdicts), []
+        if wide := [load for load, width in widest.items() if asked and width > asked]:
+            where = ", ".join(wide)
+            missed = [f"--precision {asked:g} was not reached at {where}: give it more --minutes"]
+        return [*missed, *unsteady_machine(results.windows)]
 
     def variant(self, name: str, fits: dict[str, LoadFit]) -> VariantResult:
         """What is known of one variant."""

@@ -193,7 +193,7 @@ def draw_startup(axes: Axes, results: Results) -> None:
         axes,
         results,
         {
-            "launch to ready, mean": lambda variant: variant.startup_s,
+            "launch to ready, alone": lambda variant: variant.startup_s,
             "compile, first launch": lambda variant: variant.own.compile_s,
             "compile, cached": lambda variant: variant.own.compile_cached_s,
         },

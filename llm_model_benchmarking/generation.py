@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # how a vocabulary with byte fallback writes one
 LEAST_TEMPERATURE = 0.01  # below, probabilities overflow; only the first choice is left anyway
-LIKELIEST = 512  # tokens; mostly they have top_p, and to sort all 49,152 takes 15 times as long
+LIKELIEST = 512  # tokens, most often top_p together; to sort all 49,152 takes 15 times as long
 
 
 @dataclass(frozen=True)

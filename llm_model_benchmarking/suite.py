@@ -53,9 +53,9 @@ REFERENCE = "llm_model_benchmarking.reference"
 FLOAT32_CHATS = 1  # each costs every variant an answer
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
-WINDOW_S = 3.0  # a hundred tokens or so
+WINDOW_S, QUICK_WINDOW_S = 5.0, 3.0  # a hundred tokens or so; launches cost more time than these
 EXTRA_MINUTES = 1.1  # on two cores: 18 minutes of three epochs became 21, one of one 2.5
-EPOCH_MINUTES = 6.0  # launches and compiling take two of them, a block of each load three
+EPOCH_MINUTES = 6.0  # launches take two or three of them, a block of each load two
 LONE = "1"  # the load at which one stream has the server for itself
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: the speed of this shape is real, its text is noise"
 
@@ -334,7 +334,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         outputs_told=tokens_told,
         min_requests=2,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
-        window_s=WINDOW_S,
+        window_s=QUICK_WINDOW_S if options.quick else WINDOW_S,
         extra_minutes=EXTRA_MINUTES,
         epoch_minutes=EPOCH_MINUTES,
         chats=chats,

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-SIDE = 28
+SIDE, CLASSES = 28, 10
 CHECKPOINT = Path(__file__).parent / "model_checkpoint" / "model.pt"
 
 
@@ -16,7 +16,7 @@ class DigitClassifier(nn.Sequential):
         super().__init__(
             *(nn.Linear(SIDE * SIDE, 512), nn.ReLU(), nn.Dropout(0.2)),
             *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2)),
-            nn.Linear(512, 10),
+            nn.Linear(512, CLASSES),
         )
 
 

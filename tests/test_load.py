@@ -103,15 +103,11 @@ class TestClosedLoopWindow:
         assert window.edge(132.0, 2)
         assert window.state is State.OPEN
 
-    def test_of_streams_opens_at_an_end_once_as_many_have_ended_as_stream_at_once(self):
+    def test_of_streams_opens_when_as_many_have_ended_as_stream_at_once_and_is_full_later(self):
         window = streams_in_turn()
         assert not window.edge(101.5, 1, is_end=False)
         assert window.edge(102.0, 2)
         assert window.state is State.FILLING
-
-    def test_of_streams_is_full_once_each_connection_had_an_answer(self):
-        window = streams_in_turn()
-        assert window.edge(102.0, 2)
         assert not window.edge(130.0, 13)  # 15 in all
         assert window.edge(132.0, 14)
         assert window.state is State.OPEN
@@ -131,6 +127,27 @@ class TestClosedLoopWindow:
         assert not window.edge(110.9, 40)
         assert not window.edge(111.0, 40, is_end=False)
         assert window.edge(111.1, 41)
+
+    def test_of_streams_without_latencies_closes_at_an_end_while_its_queue_still_fills(self):
+        window = streams_in_turn(wants_latencies=False, min_requests=2)
+        assert window.edge(102.0, 1)
+        assert not window.edge(111.9, 9)  # not as long as asked
+        assert not window.edge(112.0, 9, is_end=False)
+        assert window.edge(112.1, 10)
+        assert window.state is State.CLOSED
+
+    def test_of_streams_without_latencies_waits_for_enough_requests_all_the_same(self):
+        window = streams_in_turn(wants_latencies=False, min_requests=2)
+        assert window.edge(102.0, 1)
+        assert not window.edge(115.0, 1)
+        assert window.edge(118.0, 2)
+        assert window.state is State.CLOSED
+
+    def test_of_streams_without_latencies_has_them_if_its_queue_is_full_in_time(self):
+        window = streams_in_turn(wants_latencies=False, min_requests=2)
+        assert window.edge(102.0, 1)
+        assert window.edge(111.0, 15)
+        assert window.state is State.OPEN
 
     def test_of_streams_backs_a_median_with_answers_since_it_was_full(self):
         window = streams_in_turn(min_requests=3)

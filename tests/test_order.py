@@ -1,5 +1,6 @@
 """Orders that balance who stands where, and who follows whom; which blocks are begun."""
 
+import math
 import random
 from argparse import Namespace
 from collections import Counter
@@ -9,7 +10,8 @@ import pytest
 
 from harness.measure import epochs
 from harness.measure.order import balanced_orders, williams
-from harness.measure.window import OfferedLoad
+from harness.measure.window import OfferedLoad, Record
+from tests.builders import load_result, window
 
 
 @pytest.mark.parametrize("count", range(1, 10))
@@ -80,3 +82,29 @@ def test_blocks_that_have_to_be_begun_know_whether_they_end_in_time(campaign_of)
     assert ("16", False) in begun[2:]
     assert [name for name, in_time in begun if in_time].count("16") == 1
     assert sorted(begun[-2:]) == [("1", False), ("16", False)]
+
+
+def test_a_variant_lacks_latencies_until_two_blocks_have_told_them_of_any_of_its_servers(
+    campaign_of,
+):
+    campaign, _ = campaign_of(3)
+    server, control = (epochs.ServerSpec(name, "paced", "", ()) for name in ("paced", "control"))
+    records = {name: Record("paced") for name in ("paced", "control")}
+    campaign.measured.records = {"another": Record("another"), **records}
+    load = LOADS[1]
+
+    def told_in(block: int, name: str, **changes: float) -> None:
+        campaign.measured.records[name].add(load, window(load_result(**changes), block=block))
+
+    told_in(0, "paced", full_since=math.inf)  # its queue never was full
+    told_in(0, "another")
+    assert campaign.lacks_latencies(server, load)
+    told_in(0, "paced")
+    assert not campaign.lacks_latencies(control, load)  # this block has told already
+    campaign.block = 1
+    assert campaign.lacks_latencies(control, load)
+    assert campaign.lacks_latencies(server, LOADS[0])
+    told_in(1, "control")
+    campaign.block = 2
+    assert not campaign.lacks_latencies(server, load)
+    assert not campaign.lacks_latencies(control, load)

@@ -1,13 +1,17 @@
 """Rows and the result file: what is counted, what is doubted, and the same after a round trip."""
 
+import itertools
 import json
 import math
+import random
+import re
 from dataclasses import replace
 
 import pytest
 
 from harness.load.job import LoadResult
 from harness.measure.window import OfferedLoad
+from harness.results.doubts import unsteady_machine
 from harness.results.file import UnusableResultsError, save
 from harness.results.rows import Rate
 from harness.results.schema import SCHEMA_VERSION
@@ -24,6 +28,7 @@ from tests.builders import (
     row,
     variant,
     window,
+    window_record,
     worker,
 )
 
@@ -31,6 +36,30 @@ from tests.builders import (
 def test_results_are_the_same_after_a_round_trip(tmp_path):
     save(results(), tmp_path / "r.json")
     assert read_results(tmp_path / "r.json") == results()
+
+
+@pytest.mark.parametrize(
+    ("rate_sd", "cost_sd", "said"),
+    [(0.2, 0.2, True), (0.2, 0.01, False), (0.01, 0.2, False)],
+    ids=["both vary", "rates alone", "CPU time alone"],
+)
+def test_a_machine_may_be_unsteady_if_rates_vary_and_with_them_the_cpu_time_of_a_request(
+    rate_sd, cost_sd, said
+):
+    chance, windows = random.Random(0), []
+    for server, level in itertools.product(["steady", "quick"], [1.0, 10.0]):
+        for _ in range(100):
+            reached = 100 * level * math.exp(chance.gauss(0, rate_sd))
+            cpu_s = {"client": 0.5 * reached * 0.001 * math.exp(chance.gauss(0, cost_sd))}
+            windows.append(window_record(server, reached, load=f"{level:g}", cpu_s=cpu_s))
+    sentences = unsteady_machine(windows)
+    assert bool(sentences) == said
+    if said:
+        assert re.search(r"CPU time per request varied by (19|20|21) % between", *sentences)
+    assert unsteady_machine(windows[:10]) == []  # too few to tell
+    launches = [replace(each, epoch=epoch) for epoch, each in enumerate(windows)]
+    assert unsteady_machine(launches) == []  # launches may differ
+    assert unsteady_machine([replace(each, cpu_s=None) for each in windows]) == []
 
 
 def test_missing_is_null_in_the_file(tmp_path):

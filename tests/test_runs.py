@@ -177,9 +177,9 @@ def test_a_load_whose_verdicts_are_known_as_asked_is_left_alone_while_others_go_
     monkeypatch.setattr(run_, "windows", lambda: [SimpleNamespace(epoch=each) for each in range(2)])
     assert len(run_.unsettled()) == 2  # a few epochs at least
     known[-1] = made("4", 5.1)
-    assert run_.missed(SimpleNamespace(verdicts=known)) == []  # not over yet
+    assert run_.at_the_end(SimpleNamespace(verdicts=known, windows=[])) == []  # not over yet
     run_.over = True
-    (sentence,) = run_.missed(SimpleNamespace(verdicts=known))
+    (sentence,) = run_.at_the_end(SimpleNamespace(verdicts=known, windows=[]))
     assert sentence == "--precision 5 was not reached at 4: give it more --minutes"
 
 

@@ -153,7 +153,7 @@ def test_bad_options_are_refused_with_a_sentence_not_a_traceback(
 
 @pytest.mark.parametrize(
     ("parser", "minutes", "quick", "most"),
-    [(MNIST_PARSER, 8.0, 1.25, 30.0), (LLM_PARSER, 12.0, 1.0, 60.0)],
+    [(MNIST_PARSER, 8.0, 1.25, 30.0), (LLM_PARSER, 18.0, 1.0, 60.0)],
 )
 def test_a_run_is_as_long_as_asked_and_a_precision_has_a_cap_of_its_own(
     parser, minutes, quick, most

@@ -28,7 +28,9 @@ from harness.process.launch import attached_server, free_port, healthy, running_
 from harness.serving.serve import api_class
 from mnist_model_benchmarking import server_parallel_decoding
 from mnist_model_benchmarking.digits import image_file, sample_files
+from mnist_model_benchmarking.model import load_model
 from mnist_model_benchmarking.reference import answers
+from mnist_model_benchmarking.staged_forward import StagedForward
 from mnist_model_benchmarking.suite import VARIANTS
 from tests.image_kinds import KINDS, content
 from tests.servers import mnist_server, one_by_one
@@ -249,6 +251,32 @@ def test_half_precision_computes_in_bfloat16_and_what_it_builds_on_does_not(name
     api.probabilities(torch.zeros(2, 784))
     assert [tensor.dtype for tensor in seen] == [dtype, dtype]
     assert {weights.dtype for weights in api.model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+        ),
+    ],
+)
+def test_a_staged_forward_pass_tells_every_batch_what_the_model_does(device):
+    """One after the other, in buckets that are part full of earlier batches, and in parts."""
+    api = api_class("mnist_model_benchmarking.server_low_memory")()
+    api.setup("cpu")
+    staged = StagedForward(load_model(device), device, torch.float32)
+    sizes = [1, 64, 2, 8, 1, 65, 9, 200]
+    batches = [torch.rand(size, 784) for size in sizes]
+    told = [staged(batch) for batch in batches]  # kept: a later batch must not write to it
+    for batch, each in zip(batches, told, strict=True):
+        torch.testing.assert_close(each, api.probabilities(batch), rtol=1e-4, atol=1e-5)
+    if device == "cuda":
+        before = torch.cuda.memory_reserved()
+        for batch in batches:
+            staged(batch)
+        assert torch.cuda.memory_reserved() == before
 
 
 def test_the_decode_pool_decodes_in_several_threads(monkeypatch):

@@ -198,8 +198,6 @@ def judged(
         return IMPROVED, f"faster by {percent:.0f} % {interval}"
     if low > -threshold_percent:
         return HOLDS, f"not slower by {threshold_percent:g} % [{signed(low)}, {signed(high)}]"
-    longer = (
-        minutes * ((resolution / threshold_percent) ** 2 - 1) if threshold_percent else math.inf
-    )
+    longer = minutes * ((resolution / threshold_percent) ** 2 - 1)
     more = f"; about {longer:.0f} more minutes" if 1 <= longer < 600 else ""
     return UNKNOWN, f"inconclusive: between {signed(low)} and {signed(high)} %{more}"

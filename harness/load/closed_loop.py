@@ -65,11 +65,9 @@ class ClosedLoopWindow:
             least = min(self.at_once or self.full_after, self.full_after)
             is_round = ended >= least and (is_end or not least)
             return (is_late or is_round) and self.open(now, ended, is_late)
-        if self.state is State.FILLING:
-            if is_late or ended >= self.full_after:
-                return self.fill(now, ended)
-            if self.job.wants_latencies or now < self.long_enough:
-                return False
+        is_filling = self.state is State.FILLING
+        if is_filling and (self.job.wants_latencies or now < self.long_enough):
+            return (is_late or ended >= self.full_after) and self.fill(now, ended)
         is_round = is_end and ended % (self.at_once or 1) == 0
         return (is_late or (is_round and self.is_backed(ended))) and self.close()
 

@@ -54,6 +54,7 @@ WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they a
 LONGEST_WINDOW = 10  # times as long as a window has to be, however few requests it holds
 NO_OP = "no-op server"
 LEAST_BLOCKS = 2  # of every load in each epoch, if there are few: one alone carries no interval
+LATENCY_BLOCKS = 2  # of every variant at every load, at the least: for the same reason
 FEW_EPOCHS = 2  # with more of them, one block of every load in each will do
 CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
 CEILING_EPOCHS = 3  # likewise: later ones are for verdicts that have to be known better
@@ -239,7 +240,7 @@ class Campaign:
         self.random = random.Random(plan.seed)
         self.measured = Measured()
         self.rates: dict[tuple[str, OfferedLoad], float] = {}  # requests/s, for a window's length
-        self.block_s: dict[OfferedLoad, float] = {}  # how long the last one took, with latencies
+        self.block_s: dict[OfferedLoad, float] = {}  # the shortest with latencies
         self.searches: dict[str, Search] = {}  # for the capacity of a server, by its name
         self.capacity_s = 0.0  # spent in capacity blocks so far
         self.block = 0
@@ -348,7 +349,7 @@ class Campaign:
                     continue
                 self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
                 starting[spec] = self.started(spec, crowded, alone=not is_known)
-                if len(starting) == (STARTING if is_known else 1):
+                if not is_known or len(starting) == STARTING:
                     left += self.warmed(epoch, loads, starting, running)
             while starting:
                 left += self.warmed(epoch, loads, starting, running)
@@ -466,8 +467,8 @@ class Campaign:
         """A block of every load, or LEAST_BLOCKS; then those that end before the deadline: where
         answers come one at a time, a high load takes many times as long as a low one.
 
-        Where they stream in turn, most of it goes until the queue is full: a block that does not
-        end in time with latencies goes without those that are known already.
+        Where they stream in turn, most of it goes until the queue is full: one of the least blocks
+        that would not end in time with latencies goes without those that LATENCY_BLOCKS have told.
         """
         orders = {load: balanced_orders(list(running), self.random) for load in loads}
         least = LEAST_BLOCKS if self.plan.epochs <= FEW_EPOCHS else 1
@@ -483,7 +484,8 @@ class Campaign:
                     continue
                 self.measure_block(epoch, running, offered, next(orders[offered]), in_time)
                 if in_time:
-                    self.block_s[offered] = time.monotonic() - began
+                    took_s = time.monotonic() - began
+                    self.block_s[offered] = min(took_s, self.block_s.get(offered, took_s))
                 if offered == self.plan.loads[-1] and cycle % CEILINGS_EVERY == 0:
                     self.measure_ceilings(epoch, running, no_ops, offered)
                 self.block += 1
@@ -498,7 +500,7 @@ class Campaign:
         order: list[ServerSpec],
         in_time: bool,
     ) -> None:
-        """A window of every server; with latencies if there is time for them, or none are known."""
+        """A window of every server; with latencies if there is time for them, or they are few."""
         share = self.elapsed_share()
         self.announce(f"epoch {epoch + 1}, block {self.block + 1}: {offered.name}", share)
         for spec in order:
@@ -515,11 +517,10 @@ class Campaign:
     ) -> None:
         """One window; a server that fails is ended, and the others go on."""
         with self.failures_of(spec), self.ended_if_failing(spec, running):
-            known = self.measured.records[spec.name].at(offered.name)
             job = replace(
                 self.job(running[spec].server, offered),
                 duration_s=self.window_s(spec, offered),
-                wants_latencies=in_time or not any(each.load.correct_latency_s for each in known),
+                wants_latencies=in_time or self.lacks_latencies(spec, offered),
             )
             window = self.undisturbed(lambda: self.window(running[spec], job, epoch), spec.name)
             if window is None:
@@ -529,6 +530,17 @@ class Campaign:
             if not any_correct(window.load):
                 reason = f"no correct answer at {offered.name}{running[spec].server.tail()}"
                 raise ServerFailedError(reason)
+
+    def lacks_latencies(self, spec: ServerSpec, offered: OfferedLoad) -> bool:
+        """Whether this block's latencies of the variant are needed for an interval."""
+        blocks = {
+            window.block
+            for record in self.measured.records.values()
+            if record.variant == spec.variant
+            for window in record.at(offered.name)
+            if window.load.correct_latency_s
+        }
+        return self.block not in blocks and len(blocks) < LATENCY_BLOCKS
 
     def undisturbed(self, measured: Callable[[], T], name: str) -> T | None:
         """What is measured while the machine is neither suspended nor its clock set: a window that

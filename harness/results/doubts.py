@@ -1,15 +1,22 @@
-"""The doubts about a row: symptom, likely cause, what to try."""
+"""The doubts about a row: symptom, likely cause, what to try; and about the machine of a run."""
 
-from collections.abc import Iterator
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy
 
 from harness.load.job import LoadResult
 from harness.load.latency import request_counts
 from harness.measure.window import OfferedLoad, Window, known, mean
 from harness.results.rows import Client
+from harness.results.schema import WindowRecord
 
 CLIENT_BOUND = 0.5
 LEAST_CONCURRENCY = 0.95
 STOLEN_PERCENT = 5
+UNSTEADY_PERCENT = 10
+LEAST_DEGREES = 10  # of freedom: fewer say little about a spread
 LATE_S, LATE_SHARE = 0.005, 0.01  # perf_analyzer's rule: then it is no longer the load asked for
 
 
@@ -77,3 +84,34 @@ def late_sends(results: list[LoadResult]) -> Iterator[str]:
 def stolen_cpu(percent: float | None) -> Iterator[str]:
     if percent is not None and percent > STOLEN_PERCENT:
         yield f"the hypervisor gave {percent:.0f} % of a core to others: expect noise"
+
+
+def unsteady_machine(windows: Iterable[WindowRecord]) -> list[str]:
+    """That the machine's own speed may have changed: within a launch and a load, rates vary from
+    window to window, and with them the CPU time that a request takes.
+    """
+    rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    costs: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for each in windows:
+        if each.cpu_s and each.requests_per_second > 0:
+            launch = each.server, each.load, each.epoch
+            rates[launch].append(each.requests_per_second)
+            costs[launch].append(sum(each.cpu_s.values()) / rates[launch][-1] / each.seconds)
+    spreads = spread_percent(rates.values()), spread_percent(costs.values())
+    if None in spreads or min(spreads) <= UNSTEADY_PERCENT:
+        return []
+    return [
+        f"unsteady machine? CPU time per request varied by {spreads[1]:.0f} % between windows of "
+        "one launch: measure longer"
+    ]
+
+
+def spread_percent(groups: Iterable[list[float]]) -> float | None:
+    """Standard deviation of the values' logarithms within their groups, pooled, in percent; None if
+    they are few.
+    """
+    logs = [numpy.log(values) for values in groups]
+    degrees = sum(len(each) - 1 for each in logs)
+    if degrees < LEAST_DEGREES:
+        return None
+    return 100 * math.sqrt(sum(len(each) * each.var() for each in logs) / degrees)

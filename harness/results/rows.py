@@ -80,7 +80,8 @@ class Row(Generic[OwnRow]):
         client: the client's own part.
         mean_concurrency: requests/s times mean latency (Little's law); close to the concurrency
             asked for, or doubt.
-        mean_batch_size: requests per batch that the workers formed, over requests.
+        mean_batch_size: requests per batch that the workers formed, over requests; this and the
+            next three are, as breakdown_ms, of the time since the queue was full.
         batch_sizes: how many batches of each size were formed.
         worker_shares: share of the requests that each worker served, largest first.
         worker_busy_percent: share of the time in which a worker was at work, mean over workers.

@@ -118,7 +118,7 @@ class WindowRecord:
         requests_per_second: correct answers per second.
         cpu_s: CPU seconds of the server by role and of the client; None where unknown.
         breakdown_ms: mean time of a request in each of its parts, once the queue was full; None
-            without /stats.
+            without /stats, or if it never was.
     """
 
     server: str
