@@ -110,8 +110,8 @@ SUITE = MnistSuite
 
 
 def suite(options: argparse.Namespace) -> MnistSuite:
-    """The suite made ready for a run; CannotMeasureError if --mnist names no MNIST test images, or
-    no server would take a request that large.
+    """The suite made ready for a run; CannotMeasureError if --mnist names no MNIST test images, no
+    server would take a request that large, or there is no such accelerator.
     """
     check_request(options.images_per_request, options.image_size)
     if options.mnist:
@@ -145,6 +145,10 @@ def check_mnist_files(options: argparse.Namespace) -> None:
 
 def suite_with(reference: LastingProcess, options: argparse.Namespace) -> MnistSuite:
     """What to send and how to judge it."""
+    try:
+        reference("accelerator", options.accelerator)
+    except ValueError as error:
+        raise CannotMeasureError(str(error)) from error
     count, size = options.images_per_request, options.image_size
     if options.mnist:
         samples = reference("mnist_test_files", options.mnist, size)

@@ -1,12 +1,14 @@
 """Servers that tests of several files ask: how each is launched, how its tests come together."""
 
 import re
+import sys
 from contextlib import ExitStack
 
 import pytest
 
 from harness.process.launch import Server, running_server
 
+NOWHERE = "cuda" if sys.platform == "darwin" else "mps"  # an accelerator that is not there
 PAGE = "http://localhost:3000"  # may call the chat server from a browser
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from itertools import count, islice
 
@@ -18,7 +19,7 @@ from harness.load.__main__ import report, text
 from harness.load.closed_loop import ClosedLoopWindow, State
 from harness.load.echo_server import echo_server
 from harness.load.job import Job, LoadResult
-from harness.load.loop import DRAIN_S, DRAIN_STEP_S, WATCH_S, shuffled_cycle
+from harness.load.loop import DRAIN_S, DRAIN_STEP_S, WATCH_S, Moment, shuffled_cycle
 from harness.load.runner import load_process, run_job
 from harness.process.module_process import ProcessDiedError
 from tests.scripted import OK_REPLY, STREAM_HEAD, chunk, following, replies, scripted_server
@@ -181,14 +182,14 @@ class TestClosedLoopWindow:
         assert window.state is State.OPEN
         assert window.edge(111.0, 1)
 
-    def test_of_streams_holds_whole_rounds_of_as_many_answers_as_stream_at_once(self):
+    def test_of_streams_holds_whole_waves_of_as_many_answers_as_stream_at_once(self):
         window = ClosedLoopWindow(
             job(concurrency=4, duration_s=10.0, min_requests=1, carries_output=is_word), 100.0
         )
         window.at_once = 4
         assert not window.edge(101.0, 3)
         assert window.edge(101.0, 4)
-        assert not window.edge(111.0, 5)  # a part of a stream, between the first round's last ...
+        assert not window.edge(111.0, 5)  # a part of a stream, between the first wave's last ...
         assert not window.edge(112.0, 7)
         assert window.edge(112.1, 8)  # ... and the end of the second
 
@@ -292,17 +293,18 @@ def test_throughput_of_batches_has_no_error_of_edges():
     assert result.correct_in_window == 6 * 16
 
 
-def test_the_end_of_the_warm_up_is_told_when_the_window_opens():
+def test_it_is_told_when_the_window_opens_and_when_it_is_over():
     for offered in ({"concurrency": 3}, {"rate": 100.0}):
-        loop, told_at = VirtualLoop(following(replies(), [])), []
+        loop, told = VirtualLoop(following(replies(), [])), []
         result = run_job(
             job(**offered),
-            on_opening=lambda at=told_at, clock=loop.time: at.append(clock()),
+            on_moment=lambda moment, at=told, clock=loop.time: at.append((moment, clock())),
             clock=loop.time,
             loop_factory=lambda made=loop: made,
         )
-        assert len(told_at) == 1
-        assert told_at[0] == pytest.approx(result.opened, abs=0.05)
+        assert [moment for moment, _ in told] == [Moment.OPENED, Moment.CLOSED]
+        assert told[0][1] == pytest.approx(result.opened, abs=0.05)
+        assert told[1][1] == pytest.approx(result.closed, abs=WATCH_S)
         assert START_S + 0.1 <= result.opened < START_S + 0.11
         assert min(result.ended) > result.opened
 
@@ -670,14 +672,15 @@ def test_streams_in_turn_count_from_the_first_answers_end_and_their_latency_once
     loop, told = VirtualLoop(following(in_turn(streaming()), [])), []
     result = run_job(
         job(concurrency=8, carries_output=is_word, duration_s=0.6, min_requests=3),
-        on_opening=lambda: told.append(loop.time()),
-        on_full=lambda: told.append(loop.time()),
+        on_moment=lambda moment: told.append((moment, loop.time())),
         clock=loop.time,
         loop_factory=lambda: loop,
     )
     ends = [moment - START_S for moment in (result.opened, result.full_since, result.closed)]
     assert ends == pytest.approx([0.15, 8 * 0.15, 11 * 0.15], abs=PRECISE)
-    assert told == pytest.approx([result.opened, result.full_since], abs=PRECISE)
+    assert [moment for moment, _ in told] == list(Moment)
+    moments = [result.opened, result.full_since, result.closed]
+    assert [at for _, at in told] == pytest.approx(moments, abs=PRECISE)
     assert result.requests_per_second == pytest.approx(1 / 0.15, rel=1e-3)
     assert len(result.outcome) == len(result.latency_s) == 10
     assert len(result.correct_latency_s) == 3
@@ -686,8 +689,8 @@ def test_streams_in_turn_count_from_the_first_answers_end_and_their_latency_once
     assert len(result.output_gaps_s) == 10
 
 
-def test_streams_side_by_side_open_when_the_queue_is_full_and_hold_whole_rounds():
-    """Two at a time of six, 0.15 s each: a window of half a second ends in the fourth round."""
+def test_streams_side_by_side_open_when_the_queue_is_full_and_hold_whole_waves():
+    """Two at a time of six, 0.15 s each: a window of half a second ends in the fourth wave."""
     two_at_a_time = asyncio.Semaphore(2)
 
     async def script(number, writer):
@@ -847,17 +850,46 @@ def end_process(*_: object) -> None:
 def test_a_load_process_runs_job_after_job_and_tells_when_each_is_warm():
     with echo_server(b'{"a": 1}') as url, load_process() as run:
         for _ in range(2):
-            warm_at = []
-            result = run(job(url), lambda at=warm_at: at.append(time.monotonic()))
+            told = []
+            result = run(job(url), lambda moment, at=told: at.append((moment, time.monotonic())))
             assert set(result.outcome) == {"ok"}
-            assert len(warm_at) == 1
-            assert warm_at[0] >= result.opened  # one clock for all processes
+            assert [moment for moment, _ in told] == [Moment.OPENED, Moment.CLOSED]
+            assert told[0][1] >= result.opened  # one clock for all processes
+            assert told[1][1] >= result.closed
+
+
+def test_streams_are_not_cut_off_before_what_is_done_at_their_windows_end_is_done():
+    """A server that sees its clients leave counts what it did for them: totals come first."""
+    left, reading = threading.Event(), []
+
+    async def script(number, writer):
+        if number > 1:
+            await streaming()(number, writer)
+            return
+        writer.write(STREAM_HEAD)
+        try:
+            while True:
+                writer.write(chunk(b"data: word\n\n"))
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        except ConnectionError:
+            left.set()
+
+    def read(moment: Moment) -> None:
+        if moment is Moment.CLOSED:
+            reading.append(left.wait(0.5))
+
+    asked = {"concurrency": 2, "carries_output": is_word, "min_requests": 1}
+    with scripted_server(script) as (url, _), load_process() as run:
+        run(job(url, **asked), read)
+        assert left.wait(5)
+    assert reading == [False]
 
 
 def test_what_fails_once_warm_is_raised_and_the_next_job_gets_its_own_result():
     with echo_server(b'{"a": 1}') as url, load_process() as run:
         with pytest.raises(ZeroDivisionError):
-            run(job(url), lambda: 1 / 0)
+            run(job(url), lambda _: 1 / 0)
         began = time.monotonic()
         assert run(job(url)).opened > began
 
@@ -871,7 +903,9 @@ def test_a_load_process_that_is_killed_is_replaced_and_the_job_done_once_more():
     with echo_server(b'{"a": 1}') as url:
         others, begun = multiprocessing.active_children(), []
 
-        def kill_the_first() -> None:
+        def kill_the_first(moment: Moment) -> None:
+            if moment is not Moment.OPENED:
+                return
             begun.append(time.monotonic())
             if len(begun) == 1:
                 (process,) = set(multiprocessing.active_children()) - set(others)

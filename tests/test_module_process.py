@@ -54,6 +54,12 @@ def notice(times: int) -> str:
     return "done"
 
 
+def notice_and_wait() -> float:
+    """When the caller had done what it does about it."""
+    notify_caller("now", wait=True)
+    return time.monotonic()
+
+
 def slow(seconds: float) -> str:
     time.sleep(seconds)
     return "late"
@@ -95,6 +101,19 @@ def test_notices_arrive_while_the_function_runs(process):
     noticed = []
     assert process("notice", 3, on_notice=noticed.append) == "done"
     assert noticed == [0, 1, 2]
+
+
+def test_a_notice_can_wait_for_what_is_done_about_it_and_leaves_nothing_in_the_way(process):
+    done = []
+
+    def at_leisure(_: str) -> None:
+        time.sleep(0.3)
+        done.append(time.monotonic())
+
+    went_on = process("notice_and_wait", on_notice=at_leisure)
+    assert len(done) == 1
+    assert went_on >= done[0]  # one clock for all processes
+    assert process("keep", 5) == [5]
 
 
 def test_a_process_that_dies_is_noticed_at_once(process):

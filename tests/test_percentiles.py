@@ -45,7 +45,7 @@ def test_one_epoch_knows_nothing_of_what_launches_differ_by():
     assert sum(low <= 1 <= high for low, high in intervals) < 50
 
 
-def test_an_interval_is_as_wide_as_that_of_a_plain_bootstrap():
+def test_an_interval_is_as_wide_as_that_of_a_plain_bootstrap_and_what_few_blocks_lack():
     random = numpy.random.default_rng(2)
     measured = windows(random, epochs=4, blocks=3, count=150)
     epochs = [[each for at, _, each in measured if at == epoch] for epoch in range(4)]
@@ -57,7 +57,24 @@ def test_an_interval_is_as_wide_as_that_of_a_plain_bootstrap():
 
     expected = numpy.percentile([plain_resample() for _ in range(2000)], [2.5, 97.5], axis=0)
     made = numpy.array(list(latency_ci95_ms(measured).values())).T
-    assert made == pytest.approx(expected, rel=0.02)
+    few = 2.201 / 1.960 * (12 / 11) ** 0.5  # Student's of 11 degrees of freedom, tabulated
+    pooled = numpy.concatenate([each for *_, each in measured])
+    value = numpy.array(list(latency_ms(pooled).values()))
+    assert made == pytest.approx(value + few * (expected - value), rel=0.02)
+
+
+def test_two_blocks_tell_little():
+    """The bootstrap of two spans no more than the two."""
+    random, held, widths = numpy.random.default_rng(8), 0, []
+    for _ in range(200):
+        measured = windows(random, epochs=1, blocks=2, count=16, launch_sd=0)
+        low, high = latency_ci95_ms(measured)["mean"]
+        held += low <= 1 / numpy.log(2) <= high
+        widths.append(high - low)
+    assert 0.9 <= held / 200 <= 0.99
+    of_thirty = windows(random, epochs=5, blocks=6, count=16, launch_sd=0)
+    low, high = latency_ci95_ms(of_thirty)["mean"]
+    assert numpy.median(widths) > 8 * (high - low)
 
 
 def test_a_resample_is_what_its_blocks_are_when_strung_together():

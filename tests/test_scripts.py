@@ -15,6 +15,7 @@ from harness.results.file import save
 from llm_model_benchmarking.suite import SUITE as LLM
 from mnist_model_benchmarking.suite import SUITE as MNIST
 from tests.builders import judged_results
+from tests.servers import NOWHERE
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(
@@ -136,6 +137,8 @@ def test_variants_are_the_server_files_in_an_order_that_builds_up(suite):
         (LLM_MAIN, ["--model", "random:huge"]),
         (LLM_MAIN, ["--model", "random:tiny", "--prompt-tokens", "5"]),
         (LLM_MAIN, ["--model", "random:tiny", "--output-tokens", "100000"]),
+        (MNIST_MAIN, ["--accelerator", NOWHERE]),
+        (LLM_MAIN, ["--model", "random:tiny", "--accelerator", NOWHERE]),
     ],
 )
 def test_bad_options_are_refused_with_a_sentence_not_a_traceback(

@@ -33,7 +33,7 @@ from mnist_model_benchmarking.reference import answers
 from mnist_model_benchmarking.staged_forward import StagedForward
 from mnist_model_benchmarking.suite import VARIANTS
 from tests.image_kinds import KINDS, content
-from tests.servers import mnist_server, one_by_one
+from tests.servers import NOWHERE, mnist_server, one_by_one
 from tests.settled import settled
 
 ROOT = Path(__file__).parent.parent
@@ -378,6 +378,15 @@ def test_a_taken_port_is_refused_with_one_sentence():
         refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"cannot listen on 127.0.0.1:{port}")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_an_accelerator_that_is_not_there_is_refused_with_one_sentence():
+    script = ROOT / "mnist_model_benchmarking" / "server_baseline.py"
+    command = [sys.executable, script, "--port", str(free_port()), "--accelerator", NOWHERE]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"--accelerator {NOWHERE}: ")
     assert refused.stderr.count("\n") == 1
 
 

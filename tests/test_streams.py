@@ -6,11 +6,13 @@ import multiprocessing
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import run as running
 from harness.load.job import Job, LoadResult
+from harness.load.loop import Moment
 from harness.load.runner import load_process
 from harness.measure import epochs
 from harness.measure.utilisation import ProcessTree
@@ -18,12 +20,12 @@ from harness.measure.window import Window
 from harness.process.launch import Server, running_server
 from harness.results.summary import mean_concurrency, record_of
 from tests.numbers.suite import suite
+from tests.servers import chat_server
 from tests.test_runs import options
 
 LAUNCHER = "harness.own_server.launcher"
 SCRIPT = Path(__file__).parent / "own_scripts" / "streaming_events.py"
 CONCURRENCY, OUTPUTS, ANSWER_S = 8, 4, 0.1
-Notice = Callable[[], None]
 
 
 def repeats(body: bytes, index: int) -> tuple[bool, float]:
@@ -35,31 +37,30 @@ def window_of(
     server: Server,
     run_load: Callable[..., LoadResult],
     duration_s: float,
-    wants_latencies: bool = True,
+    **changes: Any,
 ) -> Window:
     """One window of a server that streams, as a run measures it."""
     made = running.Run(suite("steady"), options(Path()))
     campaign = epochs.Campaign(made.plan, run_load, None, None, None, None, None, None)
     tree = ProcessTree(server.pid, server.stats())
-    job = Job(
-        url=f"{server.url}/predict",
-        bodies=[json.dumps({"n": number}).encode() for number in range(100)],
-        concurrency=CONCURRENCY,
-        duration_s=duration_s,
-        warmup_s=0.0,
-        min_requests=1,
-        wants_latencies=wants_latencies,
-        check=repeats,
-        carries_output=bool,
-    )
+    asked = {
+        "url": f"{server.url}/predict",
+        "bodies": [json.dumps({"n": number}).encode() for number in range(100)],
+        "concurrency": CONCURRENCY,
+        "warmup_s": 0.0,
+        "min_requests": 1,
+        "check": repeats,
+        "carries_output": bool,
+    }
+    job = Job(duration_s=duration_s, **(asked | changes))
     return campaign.window(epochs.Running(server, ExitStack(), tree, launched=True), job, 0)
 
 
-def streamed(duration_s: float, *arguments: str, wants_latencies: bool = True) -> Window:
+def streamed(duration_s: float, *arguments: str, **changes: Any) -> Window:
     """A window of the script with these arguments."""
     flags = (SCRIPT, "--", *arguments) if arguments else (SCRIPT,)
     with running_server(LAUNCHER, *map(str, flags)) as server, load_process() as run_load:
-        return window_of(server, run_load, duration_s, wants_latencies)
+        return window_of(server, run_load, duration_s, **changes)
 
 
 def breakdown_of(window: Window) -> dict[str, float]:
@@ -105,8 +106,9 @@ def test_a_window_that_wants_no_latencies_ends_before_the_queue_is_full():
     assert window.usage.seconds == pytest.approx(load.window_s, rel=0.25)
 
 
-def test_together_the_queue_is_full_as_the_window_opens_and_rounds_are_whole():
-    window = streamed(0.5, "together")
+def test_together_the_queue_is_full_as_the_window_opens_and_waves_are_whole():
+    """LitServe may have begun to wait for the first batch long before: it can lack a request."""
+    window = streamed(0.5, "together", warmup_s=1.0)
     load = window.load
     assert set(load.outcome) == {"ok"}
     assert load.full_since == -math.inf
@@ -119,6 +121,27 @@ def test_together_the_queue_is_full_as_the_window_opens_and_rounds_are_whole():
     assert breakdown_of(window)["queue_wait"] < 1000 * ANSWER_S
 
 
+@pytest.mark.alone
+def test_answers_that_are_cut_off_as_the_window_ends_are_in_no_total():
+    """This server sees at the next token that a client has left, and counts what it did."""
+    asked = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 200}
+    asked |= {"stream": True, "ignore_eos": True}
+    with running_server(*chat_server("baseline")) as server, load_process() as run_load:
+        window = window_of(
+            server,
+            run_load,
+            1.0,
+            url=f"{server.url}/v1/chat/completions",
+            bodies=[json.dumps(asked).encode()],
+            concurrency=2,
+            check=None,
+        )
+    answered = len(window.load.outcome)
+    assert set(window.load.outcome) == {"ok"}
+    assert sum(worker.requests for worker in window.workers) + window.served_filling == answered
+    assert breakdown_of(window)["response_path"] < 0.2 * 1000 * window.load.window_s / answered
+
+
 def test_marks_of_a_load_process_that_died_are_not_in_the_window():
     """It is killed between the opening of its window and the moment at which its queue is full."""
     killed = []
@@ -127,15 +150,15 @@ def test_marks_of_a_load_process_that_died_are_not_in_the_window():
         others = multiprocessing.active_children()
         with load_process() as run_load:
 
-            def killed_once(job: Job, on_opening: Notice, on_full: Notice) -> LoadResult:
-                def opening() -> None:
-                    on_opening()
-                    if not killed:
+            def killed_once(job: Job, on_moment: Callable[[Moment], None]) -> LoadResult:
+                def told(moment: Moment) -> None:
+                    on_moment(moment)
+                    if moment is Moment.OPENED and not killed:
                         (process,) = set(multiprocessing.active_children()) - set(others)
                         process.kill()
                         killed.append(process)
 
-                return run_load(job, opening, on_full)
+                return run_load(job, told)
 
             window = window_of(server, killed_once, 0.3)
     assert len(killed) == 1

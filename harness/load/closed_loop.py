@@ -5,7 +5,7 @@ from enum import Enum
 
 from harness.load.connection import Answer, Connection
 from harness.load.job import CONNECTION_ERROR, LONGEST, OK, TIMEOUT, Job
-from harness.load.loop import LoadLoop
+from harness.load.loop import LoadLoop, Moment
 from harness.load.outputs import most_at_once
 
 
@@ -13,13 +13,13 @@ class State(Enum):
     """Where a closed loop's window stands.
 
     It opens and closes at the end of a request: between the two lies a whole number of requests (or
-    batches), so that throughput has no error of edges. Where answers stream, whole rounds of as
+    batches), so that throughput has no error of edges. Where answers stream, whole waves of as
     many answers as stream at once: a server that begins them together sends nothing while it takes
     in the next ones, and one that streams them in turn nothing while it takes in the next one.
     """
 
     # Until there were answers on every connection, the server is not as busy as it will be, and the
-    # first batch of answers may come all at once; where answers stream, until one round has ended.
+    # first batch of answers may come all at once; where answers stream, until one wave has ended.
     WARMING_UP = "warming up"
     # Only where answers stream: outputs come at the rate that lasts, and count; but what was sent
     # into a queue that still filled up has waited for less time than later ones will.
@@ -44,9 +44,9 @@ class ClosedLoopWindow:
     def __init__(self, job: Job, started: float) -> None:
         self.job, self.state = job, State.WARMING_UP
         self.at_once: int | None = None
-        # ends of requests, of which `edge` is told: until the queue is full, and when it was
-        self.full_after = job.warmup_answers * job.concurrency + (not job.carries_output)
-        self.full_at = 0
+        # ends of requests, as `edge` counts them: that fill the queue, and that had filled it
+        self.ends_until_full = job.warmup_answers * job.concurrency + (not job.carries_output)
+        self.ends_when_full = 0
         self.alarm = started + job.warmup_s
         self.deadline = self.alarm + job.patience_s
 
@@ -60,38 +60,38 @@ class ClosedLoopWindow:
         """
         if now < self.alarm:
             return False
-        is_late = ended > self.full_at and now > self.deadline
+        is_late = ended > self.ends_when_full and now > self.deadline
         if self.state is State.WARMING_UP:
-            least = min(self.at_once or self.full_after, self.full_after)
-            is_round = ended >= least and (is_end or not least)
-            return (is_late or is_round) and self.open(now, ended, is_late)
+            least = min(self.at_once or self.ends_until_full, self.ends_until_full)
+            is_wave = ended >= least and (is_end or not least)
+            return (is_late or is_wave) and self.open(now, ended, is_late)
         is_filling = self.state is State.FILLING
-        if is_filling and (self.job.wants_latencies or now < self.long_enough):
-            return (is_late or ended >= self.full_after) and self.fill(now, ended)
-        is_round = is_end and ended % (self.at_once or 1) == 0
-        return (is_late or (is_round and self.is_backed(ended))) and self.close()
+        if is_filling and (self.job.wants_latencies or now < self.earliest_close):
+            return (is_late or ended >= self.ends_until_full) and self.fill(now, ended)
+        is_wave = is_end and ended % (self.at_once or 1) == 0
+        return (is_late or (is_wave and self.is_backed(ended))) and self.close()
 
     def is_backed(self, ended: int) -> bool:
         """Whether enough requests have ended since the queue was full, or the window opened."""
-        return ended - self.full_at >= max(1, self.job.min_requests)
+        return ended - self.ends_when_full >= max(1, self.job.min_requests)
 
     def needs_at_once(self, now: float, ended: int) -> bool:
         """Whether the window opens now, if no more answers stream at once than was known."""
-        waits = self.state is State.WARMING_UP and self.job.carries_output and self.full_after
+        waits = self.state is State.WARMING_UP and self.job.carries_output and self.ends_until_full
         return bool(waits) and now >= self.alarm and ended >= (self.at_once or 1)
 
     def open(self, now: float, ended: int, is_late: bool) -> bool:
         """From now on, ends are counted anew."""
-        self.long_enough = now + self.job.duration_s
-        self.full_after -= ended
-        if is_late or self.full_after <= 0:
+        self.earliest_close = now + self.job.duration_s
+        self.ends_until_full -= ended
+        if is_late or self.ends_until_full <= 0:
             return self.fill(now, 0)
         self.state, self.alarm = State.FILLING, now
         return True
 
     def fill(self, now: float, ended: int) -> bool:
         """From now on, latencies count."""
-        self.state, self.alarm, self.full_at = State.OPEN, self.long_enough, ended
+        self.state, self.alarm, self.ends_when_full = State.OPEN, self.earliest_close, ended
         self.deadline = now + LONGEST * self.job.duration_s
         return True
 
@@ -170,7 +170,7 @@ class ClosedLoop(LoadLoop):
             self.answers.clear()  # what ended before does not count
         else:
             self.full_since = now
-            self.on_full()
+            self.on_moment(Moment.FULL)
 
     def time_passed(self, now: float) -> None:
         """Close the window if it has waited long enough; one that never opened has no length."""

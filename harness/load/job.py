@@ -78,7 +78,7 @@ class LoadResult:
     A closed loop counts the requests that ended inside the window, which opens and closes at the
     end of a request: its length is that of a whole number of requests (or batches), and throughput
     has no error of edges. Where answers stream, it opens while the queue still fills up, and whole
-    rounds of as many answers as stream at once lie in it; what ended before the queue was full
+    waves of as many answers as stream at once lie in it; what ended before the queue was full
     counts, but not its latency. An open loop counts the requests that were due inside the window,
     however late they end; but its throughput is that of all that ended inside.
 

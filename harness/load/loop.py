@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,14 @@ from harness.load.job import TIMEOUT, Job
 RECONNECT_PAUSE_S = 0.05
 WATCH_S = 0.1  # between two looks at what takes too long
 DRAIN_S, DRAIN_STEP_S = 0.5, 0.005  # after the window: a server that is frozen next is to be idle
+
+
+class Moment(Enum):
+    """What a job tells while it runs, for totals to be read: each once, in this order."""
+
+    OPENED = "its window is open"
+    FULL = "its queue is full, some time after the window has opened"  # or never
+    CLOSED = "its window is over, and no connection cut off yet"
 
 
 class LoadLoop:
@@ -39,11 +48,9 @@ class LoadLoop:
         self,
         job: Job,
         clock: Callable[[], float],
-        on_opening: Callable[[], None],
-        on_full: Callable[[], None],
+        on_moment: Callable[[Moment], None],
     ) -> None:
-        self.job, self.clock = job, clock
-        self.on_opening, self.on_full = on_opening, on_full
+        self.job, self.clock, self.on_moment = job, clock, on_moment
         self.answers: list[Answer] = []
         self.beside: list[Answer] = []
         self.unfinished: list[Answer] = []
@@ -72,7 +79,8 @@ class LoadLoop:
             self.beside = [answer for answer in ended if id(answer) not in known]
             if self.job.carries_output:
                 self.unfinished = self.arriving()
-            else:
+            self.on_moment(Moment.CLOSED)
+            if not self.job.carries_output:
                 await self.drain()
         finally:
             for task in self.tasks:
@@ -130,7 +138,7 @@ class LoadLoop:
     def open(self, moment: float) -> None:
         """Begin the window."""
         self.opened, self.cpu_at_opening = moment, time.process_time()
-        self.on_opening()
+        self.on_moment(Moment.OPENED)
 
     def close(self, moment: float, cpu_at_closing: float | None = None) -> None:
         """End the window, and with it the job."""

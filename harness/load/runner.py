@@ -12,7 +12,7 @@ from functools import partial
 from harness.load.closed_loop import ClosedLoop
 from harness.load.connection import Answer
 from harness.load.job import HTTP_ERROR, OK, WRONG_ANSWER, Job, LoadResult
-from harness.load.loop import LoadLoop
+from harness.load.loop import LoadLoop, Moment
 from harness.load.open_loop import OpenLoop
 from harness.load.outputs import output_moments
 from harness.process.module_process import LastingProcess, notify_caller
@@ -23,32 +23,29 @@ except ImportError:  # Windows
     from asyncio import new_event_loop
 
 REPLY_LIMIT_S = 30  # beyond the job: for checking its answers and starting the process
-OPENING, FULL = "opening", "full"  # notices: the window is open, its queue is full
 
 
-def nothing() -> None:
-    """What is done if nobody asks for anything."""
+def ignore(_: Moment) -> None:
+    """What is done if nobody wants to be told."""
 
 
 def run_job(
     job: Job,
-    on_opening: Callable[[], None] = nothing,
-    on_full: Callable[[], None] = nothing,
+    on_moment: Callable[[Moment], None] = ignore,
     clock: Callable[[], float] = time.monotonic,  # uvloop's own is a millisecond coarse
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
 ) -> LoadResult:
     """Run a job on an event loop of its own.
 
     Args:
-        on_opening: called once its window is open.
-        on_full: called once its queue is full, if the window has opened before that.
+        on_moment: told each Moment when it has come; nothing is received while it is told.
     """
     gc.collect()
     gc.freeze()  # what is here now stays: collecting it again and again would be paid by the server
     gc.disable()
 
     async def measured() -> tuple[LoadLoop, list[Answer]]:
-        loop = (ClosedLoop if job.rate is None else OpenLoop)(job, clock, on_opening, on_full)
+        loop = (ClosedLoop if job.rate is None else OpenLoop)(job, clock, on_moment)
         return loop, await loop.run()
 
     try:
@@ -121,10 +118,10 @@ def outputs_in_window(
 def load_process() -> Iterator[Callable[..., LoadResult]]:
     """A process of its own that runs jobs, one at a time.
 
-    Call what this yields with a Job and, if something is to be done once its window is open and
-    once its queue is full (as run_job has it), two functions; what one raises is raised after the
-    job. If the process ends or does not answer in time, another one does the job once more, warm-up
-    and functions included; if that fails as well, raises ProcessDiedError or TimeoutError.
+    Call what this yields with a Job and, if something is to be done at the moments of its window, a
+    function that is told them; what it raises is raised after the job. If the process ends or does
+    not answer in time, another one does the job once more, warm-up and moments included; if that
+    fails as well, raises ProcessDiedError or TimeoutError.
     """
     with LastingProcess("harness.load.runner") as process:
         yield partial(run_in, process)
@@ -133,17 +130,16 @@ def load_process() -> Iterator[Callable[..., LoadResult]]:
 def run_in(
     process: LastingProcess,
     job: Job,
-    on_opening: Callable[[], None] = nothing,
-    on_full: Callable[[], None] = nothing,
+    on_moment: Callable[[Moment], None] = ignore,
 ) -> LoadResult:
-    """Run a job in that process; what the functions raise is raised after the job."""
+    """Run a job in that process; what the function raises is raised after the job."""
     failures: list[Exception] = []
 
-    def on_notice(notice: str) -> None:
-        if notice == OPENING:
+    def on_notice(moment: Moment) -> None:
+        if moment is Moment.OPENED:
             failures.clear()  # of an attempt whose process died
         try:
-            {OPENING: on_opening, FULL: on_full}[notice]()
+            on_moment(moment)
         except Exception as error:  # the job goes on, and its result must be fetched
             failures.append(error)
 
@@ -155,5 +151,7 @@ def run_in(
 
 
 def run_and_notify(job: Job) -> LoadResult:
-    """Run a job in this process; the one that called hears when its window opens and is full."""
-    return run_job(job, partial(notify_caller, OPENING), partial(notify_caller, FULL))
+    """Run a job in this process; the one that called hears the moments of its window, and has
+    time, at the last of them, for what it does then.
+    """
+    return run_job(job, lambda moment: notify_caller(moment, wait=moment is Moment.CLOSED))

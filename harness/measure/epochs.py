@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeVar
 from harness.load.echo_server import echo_server
 from harness.load.job import OK, Job, LoadResult
 from harness.load.latency import latency_ms, request_counts
+from harness.load.loop import Moment
 from harness.measure.capacity import (
     FIRST_GUESS,
     WINDOWS,
@@ -750,33 +751,31 @@ class Campaign:
     def window(self, running: Running, job: Job, epoch: int) -> Window:
         """One window: thaw, load, freeze; the server's identity is checked before and after."""
         server, tree = running.server, running.tree
-        marks: list[tuple[dict | None, Reading]] = []  # window open, queue full if later, the end
+        marks: dict[Moment, tuple[dict | None, Reading]] = {}
         failures: list[ServerFailedError] = []
 
-        def mark() -> None:
+        def mark(moment: Moment) -> None:
+            if moment is Moment.OPENED:  # what there is, is of an attempt whose load process died
+                marks.clear()
+                failures.clear()
             try:
-                marks.append((server.stats(), self.meter.read(tree)))
+                marks[moment] = server.stats(), self.meter.read(tree)
             except ServerFailedError as error:  # how its requests ended is worth knowing still
                 failures.append(error)
-
-        def mark_first() -> None:
-            marks.clear()  # of an attempt whose load process died
-            failures.clear()
-            mark()
 
         with self.meter.gpu_samples() as gpu:
             try:
                 running.thaw()
-                load = self.run_load(job, mark_first, mark)
-                mark()
+                load = self.run_load(job, mark)
             finally:
                 running.freeze()
         if failures and any_correct(load):
             raise failures[0]
         if failures:
             return Window(load, Usage(), epoch=epoch, block=self.block)
-        (at_first, first), (at_last, last) = marks[0], marks[-1]
-        when_full = at_last if load.full_since == math.inf else marks[-2][0]
+        (at_first, first), (at_last, last) = marks[Moment.OPENED], marks[Moment.CLOSED]
+        never_full = load.full_since == math.inf
+        when_full = at_last if never_full else marks.get(Moment.FULL, marks[Moment.OPENED])[0]
         filling, _ = work_between(at_first, when_full)
         workers, http = work_between(when_full, at_last)
         return Window(

@@ -49,7 +49,7 @@ def end(code: int, sentence: str) -> NoReturn:
     os._exit(code)
 
 
-class Launch:
+class ScriptRun:
     """One script, from its first line to its server's end."""
 
     def __init__(self, options: argparse.Namespace, own_arguments: list[str]) -> None:
@@ -67,18 +67,18 @@ class Launch:
     def hold_litserve(self) -> None:
         """Put our hands around LitServe's classes, wherever the script imports them from."""
         make, run = litserve.LitServer.__init__, litserve.LitServer.run
-        launch = self
+        script_run = self
 
         def make_server(server: litserve.LitServer, *arguments: Any, **options: Any) -> None:
             given = arguments_given(make, server, *arguments, **options)
             del given["self"]
-            given = launch.set_up(given)
+            given = script_run.set_up(given)
             make(server, **given)
 
         def run_server(server: litserve.LitServer, *arguments: Any, **options: Any) -> None:
             given = arguments_given(run, server, *arguments, **options)
             del given["self"]
-            launch.serve(server, given)
+            script_run.serve(server, given)
 
         self.run = run
         litserve.LitServer.__init__, litserve.LitServer.run = make_server, run_server
@@ -253,7 +253,7 @@ def main() -> None:
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     give_back_the_path()
     prepare_to_serve(options)
-    Launch(options, words[at + 1 :]).to_its_end()
+    ScriptRun(options, words[at + 1 :]).to_its_end()
 
 
 if __name__ == "__main__":

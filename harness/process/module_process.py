@@ -14,10 +14,10 @@ from typing import Any
 
 from harness.process.guardian import guarded
 
-RESULT, ERROR, NOTICE = "result", "error", "notice"
+RESULT, ERROR, NOTICE, HELD = "result", "error", "notice", "held"  # until it was heard
 END_LIMIT_S = 5
 
-notify: Callable[[Any], None] | None = None  # in the process, while a function is called
+notify: Callable[[Any, bool], None] | None = None  # in the process, while a function is called
 
 
 class ProcessDiedError(RuntimeError):
@@ -68,12 +68,14 @@ class ModuleProcess:
                 number, kind, value = self.pipe.recv()  # even if the process has ended since
                 if number != self.calls:  # of a call that was given up
                     continue
-                self.busy = kind == NOTICE
+                self.busy = kind in (NOTICE, HELD)
                 if kind == ERROR:
                     raise value
                 if kind == RESULT:
                     return value
                 on_notice(value)
+                if kind == HELD:
+                    self.pipe.send(self.calls)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join()
             code = self.process.exitcode
@@ -138,15 +140,19 @@ class LastingProcess:
         self.close()
 
 
-def notify_caller(value: Any) -> None:
-    """Tell the process that called the running function how far it has got; else nothing."""
+def notify_caller(value: Any, wait: bool = False) -> None:
+    """Tell the process that called the running function how far it has got, and `wait` until that
+    has done what it does about it; without such a process, nothing.
+    """
     if notify is not None:
-        notify(value)
+        notify(value, wait)
 
 
-def send_notice(pipe: Connection, number: int, value: Any) -> None:
+def send_notice(pipe: Connection, number: int, value: Any, wait: bool) -> None:
     """Send what the function of call `number` tells while it runs."""
-    pipe.send((number, NOTICE, value))
+    pipe.send((number, HELD if wait else NOTICE, value))
+    if wait:
+        pipe.recv()
 
 
 def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> None:

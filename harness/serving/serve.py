@@ -61,6 +61,10 @@ def serve(
         max_wait_s: fewer may, if so many would wait for longer (harness.serving.bounds).
     """
     options = argument_parser(api).parse_args()
+    try:
+        options.accelerator = accelerator(options.accelerator)
+    except ValueError as error:
+        sys.exit(str(error))
     prepare_to_serve(options)
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     threads = served(api).threads_per_worker or max(1, usable_cores() // workers_per_device)
@@ -270,7 +274,7 @@ def litserver(
     metadata = {
         "variant": variant_of(api),
         "run_id": options.run_id,
-        "accelerator": accelerator(options.accelerator),
+        "accelerator": options.accelerator,
         "workers_per_device": workers,
         "omp_num_threads": os.environ["OMP_NUM_THREADS"],
         "api_servers": options.api_servers,
@@ -285,7 +289,7 @@ def litserver(
     admission = {"counters": counters, "refusal": refusal, "bounds": bounds}
     server = litserve.LitServer(
         wrapped,
-        accelerator=metadata["accelerator"],
+        accelerator=options.accelerator,
         devices=1,
         workers_per_device=workers,
         timeout=QUEUE_TIMEOUT_S,
@@ -335,14 +339,19 @@ def cross_origin(origins: list[str]) -> list[tuple[type, dict[str, Any]]]:
 
 
 def accelerator(asked: str) -> str:
-    """`asked`, or for "auto" the best there is; LitServe's own depends on what is imported."""
-    if asked != "auto":
+    """`asked`, or for "auto" the best there is; LitServe's own depends on what is imported.
+
+    Raises ValueError if torch, where it is loaded, finds no such device.
+    """
+    if asked != "auto" and "torch" not in sys.modules:
         return asked
     import torch  # takes seconds, but server scripts have it loaded already
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    devices = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    there = [*(name for name, device in devices.items() if device.is_available()), "cpu"]
+    if asked not in ("auto", *there):
+        raise ValueError(f"--accelerator {asked}: torch {torch.__version__} finds no such device")
+    return there[0] if asked == "auto" else asked
 
 
 def explain_refusals(app: FastAPI, refusal: Callable[..., JSONResponse]) -> None:
