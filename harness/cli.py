@@ -22,6 +22,7 @@ from harness.process.control import plain_http_url
 from harness.process.groups import signals_as_interrupt
 from harness.process.launch import ServerFailedError, attached_server
 from harness.process.limits import allow_connections, unsupported
+from harness.process.module_command import CACHE
 from harness.process.module_process import ProcessDiedError
 from harness.process.revision import NoRevisionError, Revision, checked_out
 from harness.results.file import save
@@ -141,16 +142,15 @@ def other_revision(name: str | None) -> Iterator[Revision | None]:
 
 @contextlib.contextmanager
 def empty_compiler_cache() -> Iterator[None]:
-    """Let all processes of a run share a compiler cache that is empty at first.
-
-    The first launch that compiles so pays in full.
+    """Let all processes of a run keep what they compile in a folder that is empty at first: below
+    it, each server script has a cache of its own.
     """
     with tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True) as directory:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
+        os.environ[CACHE] = directory
         try:
             yield
         finally:
-            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+            del os.environ[CACHE]
 
 
 def check_writable(directory: Path) -> None:

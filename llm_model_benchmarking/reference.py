@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import gc
 import io
+import os
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,7 @@ from functools import cache
 import numpy
 import torch
 
+from harness.process.module_command import CACHE, compiler_cache
 from harness.serving.serve import accelerator, api_class
 from harness.serving.served_api import CannotServeError
 from llm_model_benchmarking.generation import Prompt
@@ -29,6 +31,7 @@ TEXT = (
 TEXT_TOKENS = 24
 BANDWIDTH_BYTES, BANDWIDTH_COLUMNS, BANDWIDTH_REPEATS = 1 << 30, 4096, 8
 IN_PROCESS_S = 3.0
+COMPILED = os.environ.get(CACHE)
 
 apis: dict[str, BaselineAPI] = {}
 loading: dict[str, tuple[str, ...] | str] = {}  # flags and accelerator of all of them
@@ -71,7 +74,9 @@ def set_up(variant: str) -> dict[str, float]:
     Raises OSError if the model cannot be loaded, ValueError if the context is too long for it,
     RuntimeError if it cannot be compiled.
     """
-    made = api_class(f"{__package__}.server_{variant}")()
+    script = f"{__package__}.server_{variant}"
+    os.environ.update(compiler_cache(script, COMPILED))
+    made = api_class(script)()
     parser = argparse.ArgumentParser()
     made.add_flags(parser)
     with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights

@@ -166,10 +166,15 @@ def comparison(percent: float, verdict: str = "faster", half_width: float = 3.0)
 
 
 def verdict(
-    name: str, load: str, percent: float, word: str = "faster", against: str = "steady"
+    name: str,
+    load: str,
+    percent: float,
+    word: str = "faster",
+    against: str = "steady",
+    half_width: float = 3.0,
 ) -> Verdict:
     """A verdict on a variant at a load."""
-    return Verdict(name, against, load, comparison(percent, word))
+    return Verdict(name, against, load, comparison(percent, word, half_width))
 
 
 def results(variants: dict[str, VariantResult] | None = None, **changes: Any) -> Results:

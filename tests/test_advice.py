@@ -52,11 +52,18 @@ def test_a_variant_that_is_slower_nowhere_for_certain_is_the_balanced_choice():
     assert (
         "a balance of both: half, faster at 1 of 2 loads and the same at the others (same" in text
     )
-    unsure = advised(verdict("half", "1", 1, "undecided"), verdict("half", "64", 30))
+    open_ = verdict("half", "1", 1, "undecided", half_width=9)
+    unsure = advised(open_, verdict("half", "64", 30))
     assert "balance of both: steady; no variant is known" in unsure
     assert "(undecided: half)" in unsure
     every = advised(verdict("half", "1", 10), verdict("half", "64", 30))
     assert "balance of both: half, faster at every load (same within 5 %: none; " in every
+
+
+def test_what_is_undecided_but_no_loss_does_not_spoil_a_gain_elsewhere():
+    text = advised(verdict("half", "1", 3, "undecided", half_width=6), verdict("half", "64", 30))
+    assert "best for lone requests (at 1): steady (same within 5 %: none; undecided: half)" in text
+    assert "both: half, faster at 1 of 2 loads and not slower by 5 % at the others (same" in text
 
 
 def test_of_balanced_variants_the_one_that_gains_most_is_named_wherever_it_stands_in_the_list():
@@ -82,7 +89,7 @@ def test_of_balanced_variants_the_one_that_gains_most_is_named_wherever_it_stand
 def test_a_variant_that_is_undecided_at_a_load_may_be_the_better_balance_and_is_named():
     text = advised(
         *(verdict("a", "1", 10), verdict("a", "8", 10)),
-        *(verdict("b", "1", 9, "undecided"), verdict("b", "8", 90)),
+        *(verdict("b", "1", 9, "undecided", half_width=20), verdict("b", "8", 90)),
         *(verdict("c", "1", -9, "slower"), verdict("c", "8", 99)),
         verdict("d", "8", 99),
         error=0.02,

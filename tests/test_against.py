@@ -160,7 +160,7 @@ def test_the_server_of_a_revision_runs_its_code_and_keeps_what_it_compiles(monke
         alter(revision, "harness/serving/serve.py", *variant_told)
         with running_server(STEADY, "--accelerator", "cpu", root=revision.root) as server:
             said = requests.post(f"{server.url}/predict", json={"n": 1}, timeout=5).json()
-            assert said == {"n": 2, "cache": str(revision.root / ".compiled")}
+            assert said == {"n": 2, "cache": str(revision.root / ".compiled" / STEADY)}
             assert server.info["variant"] == "of the revision"
             refuse_other_stats(server.stats())
     with running_server(STEADY, "--accelerator", "cpu") as server:

@@ -30,6 +30,7 @@ from harness.process.launch import (
     running_server,
 )
 from harness.process.limits import short_temporary_folder, unsupported
+from harness.process.module_command import CACHE, compiler_cache
 from harness.results.file import save
 from harness.run import plan_of, tolerant
 from harness.suite import read_results
@@ -46,6 +47,13 @@ BENCHMARK_MNIST = ROOT / "mnist_model_benchmarking" / "benchmark.py"
 PROXIES = {f"{name}_proxy": "http://127.0.0.1:9" for name in ("http", "https", "all")}
 DIGIT = b'{"predictions": [{"digit": 7, "probability": 0.9}]}'
 WORD = b'data: {"choices": [{"delta": {"content": "7"}}]}\n\ndata: [DONE]\n\n'
+
+
+def test_each_server_script_has_a_compiler_cache_of_its_own_where_there_is_any(tmp_path):
+    caches = [compiler_cache(module, tmp_path)[CACHE] for module in ("one.server", "one.other")]
+    assert len(set(caches)) == 2
+    assert all(Path(cache).parent == tmp_path for cache in caches)
+    assert compiler_cache("one.server", None) == {}
 
 
 def answer(body: bytes, status: bytes = b"200 OK") -> bytes:

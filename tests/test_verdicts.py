@@ -8,7 +8,7 @@ import pytest
 
 from harness.judge.estimation import Estimate
 from harness.judge.judgement import judged
-from harness.judge.verdicts import load_fits, minutes_more, verdicts, widest_percent
+from harness.judge.verdicts import excluded, load_fits, minutes_more, verdicts, widest_percent
 from harness.results.file import save
 from harness.suite import read_results
 from tests.builders import judged_results, results, variant, window_record, windows_of
@@ -50,6 +50,19 @@ def test_what_cannot_be_told_is_undecided_with_its_bounds_and_the_time_it_would_
     assert comparison.verdict == "undecided"
     assert "undecided: between -" in comparison.text
     assert comparison.text.endswith(" more minutes")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (-3, 8, ", not slower by 5 %"),
+        (6, 30, ", not slower by 5 %"),
+        (-8, 3, ", not faster by 5 %"),
+        (-8, 9, ""),
+    ],
+)
+def test_what_is_undecided_says_which_difference_it_excludes(low, high, words):
+    assert excluded(low, high) == words
 
 
 def test_the_time_it_would_take_follows_the_square_root_law():

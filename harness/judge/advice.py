@@ -17,6 +17,7 @@ from harness.judge.verdicts import (
     SAME,
     SLOWER,
     UNDECIDED,
+    is_no_loss,
 )
 from harness.results.schema import Comparison, Verdict
 
@@ -129,8 +130,9 @@ def changes(verdicts: list[Verdict]) -> list[str]:
 
 
 def balanced(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> str:
-    """Of the variants that are faster somewhere, and known to be slower nowhere, the one that is
-    faster at the most loads and, of those, has the highest geometric mean of its rates.
+    """Of the variants that are faster somewhere, and known to be slower nowhere by more than the
+    margin, the one that is faster at the most loads; of several, that with the highest geometric
+    mean of its rates.
 
     What is known to be slower than that one at any load is left out: it is no better choice.
     """
@@ -140,7 +142,7 @@ def balanced(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> 
     gains = {
         name: (each.count(FASTER), gmean([1 + one.percent / 100 for one in own[name]]))
         for name, each in words.items()
-        if len(each) == len(by_load) and FASTER in each and set(each) <= {FASTER, SAME}
+        if len(each) == len(by_load) and FASTER in each and all(map(is_no_loss, own[name]))
     }
     if not gains:
         open_ = [n for n, each in words.items() if UNDECIDED in each and SLOWER not in each]
@@ -155,7 +157,8 @@ def balanced(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> 
     }
     count, at = gains[top][0], "every load"
     if count < len(by_load):
-        at = f"{count} of {len(by_load)} loads and the same at the others"
+        alike = f"not slower by {MARGIN_PERCENT:g} %" if UNDECIDED in words[top] else "the same"
+        at = f"{count} of {len(by_load)} loads and {alike} at the others"
     return f"{top}, faster at {at} {rivals(others)}"
 
 

@@ -2,7 +2,8 @@
 
 Four verdicts and no others. "faster" and "slower": Holm's correction over all verdicts of the run
 leaves the difference significant at 5 %. "same": two one-sided tests at 5 % say that it lies within
-the margin. "undecided": everything else.
+the margin. "undecided": everything else; what its interval excludes, a loss or a gain of more than
+the margin, is said.
 """
 
 import math
@@ -201,8 +202,24 @@ def comparison(
         return made(word, f"{word} by {abs(percent):.0f} % {bounds(low, high, percent > 0)}")
     if equivalent(estimate, MARGIN_PERCENT / 100):
         return made(SAME, f"same within {MARGIN_PERCENT:g} % [{signed(low)}, {signed(high)}]")
-    more = minutes_more(estimate, comparisons, minutes)
+    more = excluded(low, high) + minutes_more(estimate, comparisons, minutes)
     return made(UNDECIDED, f"{UNDECIDED}: between {signed(low)} and {signed(high)} %{more}")
+
+
+def excluded(low: float, high: float) -> str:
+    """Which difference of more than the margin an interval rules out, in words; of what rules out
+    both, the verdict is "same".
+    """
+    if low > -MARGIN_PERCENT:
+        return f", not slower by {MARGIN_PERCENT:g} %"
+    return f", not faster by {MARGIN_PERCENT:g} %" if high < MARGIN_PERCENT else ""
+
+
+def is_no_loss(made: Comparison) -> bool:
+    """Whether what was compared is not slower by more than the margin."""
+    return made.verdict in (FASTER, SAME) or (
+        made.verdict == UNDECIDED and bool(made.ci95) and made.ci95[0] > -MARGIN_PERCENT
+    )
 
 
 def minutes_more(estimate: Estimate, comparisons: int, minutes: float) -> str:

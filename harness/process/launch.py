@@ -25,7 +25,13 @@ from harness.process.control import (
 from harness.process.groups import end_group, uninterrupted
 from harness.process.guardian import guarded
 from harness.process.limits import short_temporary_folder
-from harness.process.module_command import ROOT, module_command, module_environment
+from harness.process.module_command import (
+    CACHE,
+    ROOT,
+    compiler_cache,
+    module_command,
+    module_environment,
+)
 
 STARTUP_LIMIT_S = 600  # a compiled language model takes minutes
 REPLY_LIMIT_S = 5
@@ -121,12 +127,12 @@ def parsed_object(reply: requests.Response) -> dict[str, Any]:
     return {}
 
 
-def server_environment(temporary: str, root: Path | None) -> dict[str, str]:
+def server_environment(module: str, temporary: str, root: Path | None) -> dict[str, str]:
     """The environment of a server of this checkout, or of the one in `root`, which then keeps what
     it compiles there.
     """
-    own = {"TORCHINDUCTOR_CACHE_DIR": str(root / ".compiled")} if root else {}
-    return module_environment(root or ROOT) | own | {"TMPDIR": temporary}
+    compiled = compiler_cache(module, root / ".compiled" if root else os.environ.get(CACHE))
+    return module_environment(root or ROOT) | compiled | {"TMPDIR": temporary}
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ def launched(module: str, *arguments: str, root: Path | None = None) -> Iterator
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 # a killed queue manager leaves its socket behind
-                env=server_environment(directory, root),
+                env=server_environment(module, directory, root),
             )
         with guarded(process.pid):
             try:

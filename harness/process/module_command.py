@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def module_command(module: str) -> list[str]:
@@ -20,3 +21,11 @@ def module_environment(root: Path = ROOT) -> dict[str, str]:
     """
     given = os.environ.get("PYTHONPATH")
     return os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{given}" if given else str(root)}
+
+
+def compiler_cache(module: str, folder: str | Path | None) -> dict[str, str]:
+    """The environment in which torch.compile finds what this module has compiled, below a folder,
+    and nothing of others': a first launch pays in full, whoever was launched before. Empty without
+    a folder.
+    """
+    return {CACHE: str(Path(folder) / module)} if folder else {}
