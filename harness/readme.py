@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.judge.judgement import judged
 from harness.results.file import UnusableResultsError, write_whole
 from harness.show.readme_tables import tables
 from harness.suite import read_results, suite_of
@@ -59,7 +60,7 @@ def published(root: Path, folder: str) -> str:
         raise UnusableResultsError(f"{folder} has no {FILES}")
     sections = []
     for path in paths:
-        results = read_results(path)
+        results = judged(read_results(path))  # as `python -m harness.verdicts` does
         if results.against:
             raise UnusableResultsError(f"{path} compares two revisions, and is no result of record")
         charts = path.parent.relative_to(root)

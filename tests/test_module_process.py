@@ -54,9 +54,10 @@ def notice(times: int) -> str:
     return "done"
 
 
-def notice_and_wait() -> float:
-    """When the caller had done what it does about it."""
-    notify_caller("now", wait=True)
+def notice_and_wait(seconds: float = 0.0) -> float:
+    """Tells it so late; returns when the caller had done what it does about it."""
+    time.sleep(seconds)
+    notify_caller("now", hold=True)
     return time.monotonic()
 
 
@@ -139,12 +140,35 @@ def test_the_late_answer_of_a_call_that_was_given_up_is_not_taken_for_another(pr
     assert process("keep", 4) == [4]
 
 
+def test_a_late_notice_of_a_call_that_was_given_up_does_not_take_the_next_call_for_its_answer(
+    process,
+):
+    with pytest.raises(TimeoutError):
+        process("notice_and_wait", 0.5, timeout_s=0.05)
+    assert process("keep", 4, timeout_s=20) == [4]
+
+
+def test_what_a_notice_raises_leaves_nothing_in_the_way(process):
+    with pytest.raises(ZeroDivisionError):
+        process("notice_and_wait", on_notice=lambda _: 1 / 0)
+    assert process("keep", 4, timeout_s=20) == [4]
+
+
 def test_a_process_that_dies_is_replaced_told_what_it_knew_and_asked_once_more(tmp_path):
     with LastingProcess(MODULE, {"MARK": "here"}) as process:
         process.tell("keep", 1)
         process("keep", 2)
         assert process("die_once", str(tmp_path / "mark")) == [1]
         assert process("environment", "MARK") == "here"
+
+
+def test_what_is_silent_twice_fails_alone():
+    with LastingProcess("time") as process:
+        with pytest.raises(TimeoutError):
+            process("sleep", 60, timeout_s=1.0)
+        began = time.monotonic()
+        process("sleep", 0, timeout_s=20)
+        assert time.monotonic() - began < 20
 
 
 def test_what_kills_its_process_twice_fails_alone():

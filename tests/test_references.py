@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mnist_model_benchmarking
+from harness.process.module_command import CACHE, compiler_cache
 from llm_model_benchmarking import reference as language_reference
 from mnist_model_benchmarking import reference
 from mnist_model_benchmarking.digits import sample_files
@@ -101,6 +102,18 @@ def language_models(monkeypatch):
     yield language_reference
     language_reference.log_probabilities.cache_clear()
     torch.compiler.set_stance("default")
+
+
+def test_a_model_finds_what_its_server_has_compiled_and_compiles_elsewhere_before(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    theirs = compiler_cache("one.server", tmp_path)
+    assert language_reference.compiled_by("one.server")[CACHE] != theirs[CACHE]
+    Path(theirs[CACHE]).mkdir()
+    assert language_reference.compiled_by("one.server") == theirs
+    monkeypatch.delenv(CACHE)
+    assert language_reference.compiled_by("one.server") == {}
 
 
 def test_compiled_language_models_tell_their_divergence_without_compiling_anew(language_models):

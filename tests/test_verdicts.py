@@ -2,16 +2,24 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy
 import pytest
 
 from harness.judge.estimation import Estimate
 from harness.judge.judgement import judged
-from harness.judge.verdicts import excluded, load_fits, minutes_more, verdicts, widest_percent
+from harness.judge.verdicts import (
+    excluded,
+    is_no_loss,
+    load_fits,
+    minutes_more,
+    verdicts,
+    widest_percent,
+)
 from harness.results.file import save
 from harness.suite import read_results
-from tests.builders import judged_results, results, variant, window_record, windows_of
+from tests.builders import comparison, judged_results, results, variant, window_record, windows_of
 
 RATES = {"plain": 100.0, "better": 150.0, "best": 200.0}
 
@@ -59,10 +67,27 @@ def test_what_cannot_be_told_is_undecided_with_its_bounds_and_the_time_it_would_
         (6, 30, ", not slower by 5 %"),
         (-8, 3, ", not faster by 5 %"),
         (-8, 9, ""),
+        (-4.6, 8, ""),  # shown as -5
     ],
 )
 def test_what_is_undecided_says_which_difference_it_excludes(low, high, words):
     assert excluded(low, high) == words
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (comparison(9, "faster"), True),
+        (comparison(1, "same", half_width=6), True),
+        (comparison(3, "undecided", half_width=6), True),
+        (comparison(-1, "slower", half_width=0.5), True),
+        (comparison(-3, "undecided", half_width=6), False),
+        (comparison(-9, "slower"), False),
+        (replace(comparison(0, "not counted"), ci95=None), False),
+    ],
+)
+def test_what_is_known_to_be_no_loss(made, expected):
+    assert is_no_loss(made) is expected
 
 
 def test_the_time_it_would_take_follows_the_square_root_law():

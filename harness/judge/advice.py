@@ -1,7 +1,8 @@
 """What the verdicts mean for a reader: what to use for what, and what is not known yet.
 
-A variant is recommended only where its verdict against the baseline is "faster". Undecided is never
-taken for equal, and both are named.
+A variant is recommended only where its verdict against the baseline is "faster"; for all loads
+together, where it is known to lose nowhere more than the margin besides. Undecided is never taken
+for equal, and both are named.
 """
 
 from collections.abc import Callable
@@ -157,7 +158,9 @@ def balanced(baseline: str, by_load: dict[str, ByVariant], compare: Compare) -> 
     }
     count, at = gains[top][0], "every load"
     if count < len(by_load):
-        alike = f"not slower by {MARGIN_PERCENT:g} %" if UNDECIDED in words[top] else "the same"
+        alike = "the same"
+        if set(words[top]) - {FASTER, SAME}:
+            alike = f"not slower by {MARGIN_PERCENT:g} %"
         at = f"{count} of {len(by_load)} loads and {alike} at the others"
     return f"{top}, faster at {at} {rivals(others)}"
 

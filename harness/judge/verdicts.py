@@ -210,16 +210,19 @@ def excluded(low: float, high: float) -> str:
     """Which difference of more than the margin an interval rules out, in words; of what rules out
     both, the verdict is "same".
     """
-    if low > -MARGIN_PERCENT:
+    if is_within(low):
         return f", not slower by {MARGIN_PERCENT:g} %"
-    return f", not faster by {MARGIN_PERCENT:g} %" if high < MARGIN_PERCENT else ""
+    return f", not faster by {MARGIN_PERCENT:g} %" if is_within(-high) else ""
+
+
+def is_within(low: float) -> bool:
+    """Whether the lower end of an interval, as it is shown, excludes a loss of the margin."""
+    return round(low) > -MARGIN_PERCENT
 
 
 def is_no_loss(made: Comparison) -> bool:
-    """Whether what was compared is not slower by more than the margin."""
-    return made.verdict in (FASTER, SAME) or (
-        made.verdict == UNDECIDED and bool(made.ci95) and made.ci95[0] > -MARGIN_PERCENT
-    )
+    """Whether what was compared is not slower by more than the margin, for certain."""
+    return made.verdict in (FASTER, SAME) or (made.ci95 is not None and is_within(made.ci95[0]))
 
 
 def minutes_more(estimate: Estimate, comparisons: int, minutes: float) -> str:

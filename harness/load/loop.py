@@ -23,7 +23,7 @@ class Moment(Enum):
 
     OPENED = "its window is open"
     FULL = "its queue is full, some time after the window has opened"  # or never
-    CLOSED = "its window is over, and no connection cut off yet"
+    CLOSED = "its window is over, and nothing cut off yet that still arrives in time"
 
 
 class LoadLoop:

@@ -154,4 +154,4 @@ def run_and_notify(job: Job) -> LoadResult:
     """Run a job in this process; the one that called hears the moments of its window, and has
     time, at the last of them, for what it does then.
     """
-    return run_job(job, lambda moment: notify_caller(moment, wait=moment is Moment.CLOSED))
+    return run_job(job, lambda moment: notify_caller(moment, hold=moment is Moment.CLOSED))

@@ -751,15 +751,16 @@ class Campaign:
     def window(self, running: Running, job: Job, epoch: int) -> Window:
         """One window: thaw, load, freeze; the server's identity is checked before and after."""
         server, tree = running.server, running.tree
-        marks: dict[Moment, tuple[dict | None, Reading]] = {}
+        marks: dict[Moment, tuple[dict | None, Reading, int]] = {}
         failures: list[ServerFailedError] = []
 
         def mark(moment: Moment) -> None:
             if moment is Moment.OPENED:  # what there is, is of an attempt whose load process died
                 marks.clear()
                 failures.clear()
+                gpu.clear()
             try:
-                marks[moment] = server.stats(), self.meter.read(tree)
+                marks[moment] = server.stats(), self.meter.read(tree), len(gpu)
             except ServerFailedError as error:  # how its requests ended is worth knowing still
                 failures.append(error)
 
@@ -773,14 +774,15 @@ class Campaign:
             raise failures[0]
         if failures:
             return Window(load, Usage(), epoch=epoch, block=self.block)
-        (at_first, first), (at_last, last) = marks[Moment.OPENED], marks[Moment.CLOSED]
+        at_first, first, _ = marks[Moment.OPENED]
+        at_last, last, sampled = marks[Moment.CLOSED]
         never_full = load.full_since == math.inf
         when_full = at_last if never_full else marks.get(Moment.FULL, marks[Moment.OPENED])[0]
         filling, _ = work_between(at_first, when_full)
         workers, http = work_between(when_full, at_last)
         return Window(
             load,
-            usage_between(first, last, gpu),
+            usage_between(first, last, gpu[:sampled]),
             workers,
             http,
             served_filling=sum(worker.requests for worker in filling),

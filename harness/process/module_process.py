@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -36,12 +36,14 @@ class ModuleProcess:
         context = multiprocessing.get_context("spawn")
         self.module, self.calls, self.busy = module, 0, False
         self.pipe, theirs = context.Pipe()
-        arguments = module, theirs, environment or {}
+        hearing, self.heard = context.Pipe(duplex=False)
+        arguments = module, theirs, hearing, environment or {}
         self.process = context.Process(target=answer_calls, args=arguments, daemon=True)
         self.process.start()
         self.guard = contextlib.ExitStack()
         self.guard.enter_context(guarded(self.process.pid))
         theirs.close()  # else a dead process would leave this side waiting for ever
+        hearing.close()
 
     def __call__(
         self,
@@ -60,22 +62,32 @@ class ModuleProcess:
         """
         call = f"{self.module}.{function}"
         self.calls, self.busy = self.calls + 1, True
-        try:
+        with self.death_noticed(call):
             self.pipe.send((self.calls, function, arguments))
-            while True:
+        while True:
+            with self.death_noticed(call):
                 if not wait([self.pipe, self.process.sentinel], timeout_s):
                     raise TimeoutError(f"{call} gave no answer in {timeout_s:g} s")
                 number, kind, value = self.pipe.recv()  # even if the process has ended since
-                if number != self.calls:  # of a call that was given up
-                    continue
-                self.busy = kind in (NOTICE, HELD)
+            is_of_this_call = number == self.calls  # else of one that was given up
+            if is_of_this_call and kind in (RESULT, ERROR):
+                self.busy = False
                 if kind == ERROR:
                     raise value
-                if kind == RESULT:
-                    return value
-                on_notice(value)
+                return value
+            try:
+                if is_of_this_call:
+                    on_notice(value)
+            finally:
                 if kind == HELD:
-                    self.pipe.send(self.calls)
+                    with contextlib.suppress(OSError):  # it has died: the next look tells
+                        self.heard.send(number)
+
+    @contextlib.contextmanager
+    def death_noticed(self, call: str) -> Iterator[None]:
+        """Raise ProcessDiedError where the pipe tells that the process has ended."""
+        try:
+            yield
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join()
             code = self.process.exitcode
@@ -84,6 +96,7 @@ class ModuleProcess:
     def close(self) -> None:
         """End the process: one that is idle goes in peace and cleans up, a busy one is killed."""
         self.pipe.close()
+        self.heard.close()
         self.process.join(0 if self.busy else END_LIMIT_S)
         self.process.kill()
         self.process.join()
@@ -113,9 +126,17 @@ class LastingProcess:
         try:
             return self.asked(function, *arguments, **how)
         except (ProcessDiedError, TimeoutError):
-            self.close()
-            self.process, self.is_new = self.start(), True
+            self.replace()
+        try:
             return self.asked(function, *arguments, **how)
+        except (ProcessDiedError, TimeoutError):
+            self.replace()
+            raise
+
+    def replace(self) -> None:
+        """Another process in place of one that died or is silent."""
+        self.close()
+        self.process, self.is_new = self.start(), True
 
     def tell(self, function: str, *arguments: Any) -> None:
         """Call a function now, and first of all in every process that replaces this one."""
@@ -140,22 +161,24 @@ class LastingProcess:
         self.close()
 
 
-def notify_caller(value: Any, wait: bool = False) -> None:
-    """Tell the process that called the running function how far it has got, and `wait` until that
-    has done what it does about it; without such a process, nothing.
+def notify_caller(value: Any, hold: bool = False) -> None:
+    """Tell the process that called the running function how far it has got; `hold` until that has
+    done what it does about it. Without such a process, nothing.
     """
     if notify is not None:
-        notify(value, wait)
+        notify(value, hold)
 
 
-def send_notice(pipe: Connection, number: int, value: Any, wait: bool) -> None:
+def send_notice(pipe: Connection, hearing: Connection, number: int, value: Any, hold: bool) -> None:
     """Send what the function of call `number` tells while it runs."""
-    pipe.send((number, HELD if wait else NOTICE, value))
-    if wait:
-        pipe.recv()
+    pipe.send((number, HELD if hold else NOTICE, value))
+    if hold:
+        hearing.recv()
 
 
-def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> None:
+def answer_calls(
+    module: str, pipe: Connection, hearing: Connection, environment: dict[str, str]
+) -> None:
     """Answer calls until the caller is gone."""
     global notify
     # a group of its own: signals to the caller's are for the caller, who ends this process, or else
@@ -166,7 +189,7 @@ def answer_calls(module: str, pipe: Connection, environment: dict[str, str]) -> 
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             number, function, arguments = pipe.recv()
-            notify = partial(send_notice, pipe, number)
+            notify = partial(send_notice, pipe, hearing, number)
             try:
                 kind, value = RESULT, getattr(importlib.import_module(module), function)(*arguments)
             except Exception as error:

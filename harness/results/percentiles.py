@@ -23,9 +23,9 @@ def latency_ci95_ms(
     as it has, and pools what was measured in these; an interval spans the middle 95 % of RESAMPLES
     such (percentile bootstrap in two stages: Davison and Hinkley 1997, section 3.8), widened by
     what the bootstrap of few blocks lacks. In simulation (6 blocks of 200 exponential latencies,
-    launches that differ by 5 %) that of p50 holds the truth in about 90 % of the cases with three
+    launches that differ by 5 %) that of p50 holds the truth in about 95 % of the cases with three
     or five epochs. It is too narrow where few launches differ by much: by 20 %, three hold it in
-    about 75 %. One epoch does not contain what launches differ by at all.
+    about 85 %. One epoch does not contain what launches differ by at all.
 
     Args:
         windows: epoch, block and seconds of each; those of one block belong together.

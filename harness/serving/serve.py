@@ -343,7 +343,7 @@ def accelerator(asked: str) -> str:
 
     Raises ValueError if torch, where it is loaded, finds no such device.
     """
-    if asked != "auto" and "torch" not in sys.modules:
+    if asked == "cpu" or (asked != "auto" and "torch" not in sys.modules):
         return asked
     import torch  # takes seconds, but server scripts have it loaded already
 
