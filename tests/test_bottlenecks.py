@@ -79,11 +79,11 @@ def test_a_difference_is_told_only_where_the_same_parts_are_known():
     assert steps(results({"steady": variant(row()), "b": variant(row(), builds_on="steady")})) == []
 
 
-def measured_parts(part: str, *changes: float) -> list[WindowRecord]:
+def measured_parts(part: str, *changes: float, load: str = "4") -> list[WindowRecord]:
     """Raw windows of both variants: in each block, the second's `part` differs by so much."""
     windows = []
     for block, change_ms in enumerate(changes):
-        where = {"block": block, "load": "4"}
+        where = {"block": block, "load": load}
         other = BREAKDOWN | {part: BREAKDOWN[part] + change_ms}
         windows.append(window_record("steady", 100.0, breakdown_ms=BREAKDOWN, **where))
         windows.append(window_record("batching", 100.0, breakdown_ms=other, **where))
@@ -95,6 +95,23 @@ def test_what_a_variant_saved_and_cost_adds_up_to_the_difference_of_the_latencie
     differences = difference_ms(step.old, step.new)
     latencies = [sum(each.breakdown_ms.values()) for each in (step.new, step.old)]
     assert sum(differences.values()) == pytest.approx(latencies[0] - latencies[1])
+
+
+@pytest.mark.parametrize(
+    ("blocks_at_4", "blocks_at_16", "told"), [(3, 2, "4"), (3, 3, "16"), (2, 2, "16")]
+)
+def test_a_step_is_told_at_the_highest_load_of_which_enough_blocks_tell(
+    blocks_at_4, blocks_at_16, told
+):
+    one = explained()
+    both = {
+        name: replace(each, rows=[replace(each.rows[0], concurrency=load) for load in (4, 16)])
+        for name, each in one.variants.items()
+    }
+    windows = measured_parts("queue_wait", *[-2.0] * blocks_at_4)
+    windows += measured_parts("queue_wait", *[-2.0] * blocks_at_16, load="16")
+    (step,) = steps(replace(one, variants=both, windows=windows))
+    assert step.new.load.name == told
 
 
 def test_a_change_is_told_if_the_blocks_agree_on_it():

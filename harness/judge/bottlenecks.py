@@ -18,11 +18,12 @@ ROLE_NAMES = {
 }
 KEPT_UP = 0.95  # of the offered rate
 NEAR = 0.75  # of a ceiling: what is so close to it is limited by it
+TELLING_BLOCKS = 3  # of two, Student wants a difference nearly the same in both
 WORTH_TELLING = 0.1  # of the sum of all differences
 
 
 class Step(NamedTuple):
-    """A variant and the one it builds on, at the highest load with both breakdowns known."""
+    """A variant and the one it builds on, at a load with both breakdowns known."""
 
     variant: str
     against: str
@@ -113,7 +114,9 @@ def difference_ms(old: Row, new: Row) -> dict[str, float]:
 
 
 def steps(results: Results) -> list[Step]:
-    """Every variant that can be explained by the one it builds on: both have the same parts."""
+    """Every variant that can be explained by the one it builds on, as both have the same parts: at
+    the highest load of which enough blocks tell, else at the highest of all.
+    """
     steps = []
     for name, variant in results.variants.items():
         under = results.variants.get(variant.builds_on)
@@ -125,7 +128,8 @@ def steps(results: Results) -> list[Step]:
             and row.breakdown_ms
             and row.breakdown_ms.keys() == before[row.load].breakdown_ms.keys()
         ]
-        steps += shared[-1:]
+        told = [step for step in shared if len(blocks_of_both(results, step)) >= TELLING_BLOCKS]
+        steps += (told or shared)[-1:]
     return steps
 
 
@@ -149,20 +153,25 @@ def certain_ms(results: Results, step: Step) -> dict[str, float]:
     A change is certain if the 95 % interval of its mean over the blocks that measured both does not
     hold zero.
     """
-    load = step.new.load.name
-    old, new = (parts_by_block(results, name, load) for name in (step.against, step.variant))
-    blocks = sorted(old.keys() & new.keys())
+    blocks = blocks_of_both(results, step)
+    if len(blocks) < 2:
+        return {}
     differences = {
-        part: [new[block][part] - old[block][part] for block in blocks]
+        part: [new[part] - old[part] for old, new in blocks]
         for part in step.old.breakdown_ms
         if part != UNEXPLAINED  # nothing that a variant could save or cost
     }
-    if len(blocks) < 2:
-        return {}
     means = {part: fmean(each) for part, each in differences.items()}
     large = WORTH_TELLING * sum(map(abs, means.values()))
     kept = [part for part in means if abs(means[part]) > large and is_certain(differences[part])]
     return {part: means[part] for part in sorted(kept, key=lambda part: -abs(means[part]))}
+
+
+def blocks_of_both(results: Results, step: Step) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """What a mean request of each consists of, in every block that measured both."""
+    load = step.new.load.name
+    old, new = (parts_by_block(results, name, load) for name in (step.against, step.variant))
+    return [(old[block], new[block]) for block in sorted(old.keys() & new.keys())]
 
 
 def is_certain(differences: list[float]) -> bool:
