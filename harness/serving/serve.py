@@ -61,11 +61,11 @@ def serve(
         max_wait_s: fewer may, if so many would wait for longer (harness.serving.bounds).
     """
     options = argument_parser(api).parse_args()
+    prepare_to_serve(options)
     try:
         options.accelerator = accelerator(options.accelerator)
     except ValueError as error:
         sys.exit(str(error))
-    prepare_to_serve(options)
     # On the CPU every worker would start a thread per core; torch reads this in a worker's import.
     threads = served(api).threads_per_worker or max(1, usable_cores() // workers_per_device)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
