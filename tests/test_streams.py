@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,8 @@ from harness.load.job import Job, LoadResult
 from harness.load.loop import Moment
 from harness.load.runner import load_process
 from harness.measure import epochs
-from harness.measure.utilisation import ProcessTree
+from harness.measure.gpu import GpuReader, GpuReading
+from harness.measure.utilisation import GPU_PERIOD_S, ProcessTree
 from harness.measure.window import Window
 from harness.process.launch import Server, running_server
 from harness.results.summary import mean_concurrency, record_of
@@ -37,11 +39,12 @@ def window_of(
     server: Server,
     run_load: Callable[..., LoadResult],
     duration_s: float,
+    gpu: GpuReader | None = None,
     **changes: Any,
 ) -> Window:
     """One window of a server that streams, as a run measures it."""
     made = running.Run(suite("steady"), options(Path()))
-    campaign = epochs.Campaign(made.plan, run_load, None, None, None, None, None, None)
+    campaign = epochs.Campaign(made.plan, run_load, gpu, None, None, None, None, None)
     tree = ProcessTree(server.pid, server.stats())
     asked = {
         "url": f"{server.url}/predict",
@@ -165,3 +168,32 @@ def test_marks_of_a_load_process_that_died_are_not_in_the_window():
     assert set(window.load.outcome) == {"ok"}
     assert window.usage.seconds == pytest.approx(window.load.window_s, rel=0.25)
     assert window.served_filling == pytest.approx(CONCURRENCY - 1, abs=1)
+
+
+class SwitchedGpu:
+    """A GPU that is busy whenever no window is open."""
+
+    percent = 100.0
+
+    def read(self) -> GpuReading:
+        return GpuReading(self.percent, None, None, None, None)
+
+
+def test_samples_of_the_gpu_are_those_of_the_window_alone():
+    gpu = SwitchedGpu()
+    with running_server(LAUNCHER, str(SCRIPT)) as server, load_process() as run_load:
+
+        def switched(job: Job, on_moment: Callable[[Moment], None]) -> LoadResult:
+            def told(moment: Moment) -> None:
+                if moment is Moment.OPENED:
+                    gpu.percent = 10.0
+                on_moment(moment)
+                if moment is Moment.CLOSED:
+                    gpu.percent = 100.0
+
+            load = run_load(job, told)
+            time.sleep(5 * GPU_PERIOD_S)
+            return load
+
+        window = window_of(server, switched, 0.5, gpu, warmup_s=0.5, wants_latencies=False)
+    assert window.usage.gpu_percent == 10.0
