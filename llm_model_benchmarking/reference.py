@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import gc
 import io
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -80,6 +81,8 @@ def set_up(variant: str) -> dict[str, float]:
     made.add_flags(parser)
     with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights
         made.configure(parser.parse_args(loading["flags"]))
+    # what runs without a GPU beside a CUDA toolkit is no news to who asked for the CPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch.compiler.set_stance("default")
     with builtin_errors(), patch.dict(os.environ, compiled_by(script)):
         made.setup(accelerator(loading["accelerator"]))

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from harness.results.schema import Results
-from harness.show.panels import legend_below, page, styles
+from harness.show.panels import from_zero, legend_below, page, styles
 
 
 def charts(results: Results) -> dict[str, Figure]:
@@ -27,7 +27,7 @@ def model_figure(results: Results) -> Figure:
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("batch size (images per forward pass)")
     axes.set_ylabel("images per second, one process")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.grid(alpha=0.3)
     legend_below(figure, axes, columns=3)
     return figure

@@ -1,6 +1,6 @@
 """How a run is arranged: epochs of launched servers, blocks of one load, windows of one server.
 
-An epoch launches all servers, the baseline twice (A/A control), warms each at every load, and
+An epoch launches all servers, the baseline twice (A/A control), warms each under load, and
 freezes them (SIGSTOP). A block draws a load; every server is thawed in turn, measured for one short
 window, and frozen again, in an order that balances who follows whom. Drift, noise and the luck of a
 launch so fall on all alike. The no-op servers, and the same work without a server, join some blocks
@@ -57,8 +57,8 @@ NO_OP = "no-op server"
 LEAST_BLOCKS = 2  # of every load in each epoch, if there are few: one alone carries no interval
 LATENCY_BLOCKS = 2  # of every variant at every load, at the least: for the same reason
 FEW_EPOCHS = 2  # with more of them, one block of every load in each will do
-CEILINGS_EVERY = 3  # blocks of the highest load: nothing is compared with a ceiling to the percent
-CEILING_EPOCHS = 3  # likewise: later ones are for verdicts that have to be known better
+CEILINGS_EVERY = 2  # blocks of the highest load: nothing is compared with a ceiling to the percent
+CEILING_EPOCHS = 2  # likewise: later ones are for the verdicts alone
 STARTING = 2  # servers at once, where it is known what each takes
 FROZEN_CPU_S = 0.05  # what the kernel may still book on a process that has just been stopped
 RunLoad = Callable[..., LoadResult]
@@ -419,11 +419,13 @@ class Campaign:
     def warm(
         self, epoch: int, spec: ServerSpec, running: Running, loads: list[OfferedLoad]
     ) -> None:
-        """Load a new server once at every load, note how fast it is, and freeze it.
+        """Load a new server once at every load, note how fast it is, and freeze it. Where an
+        earlier launch has told that, the highest load is enough.
 
         Where nothing comes back, how its requests ended is kept: it gets no window.
         """
-        for offered in loads:
+        is_known = all((spec.name, offered) in self.rates for offered in loads)
+        for offered in loads[-1:] if is_known else loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
             if job.carries_output:  # one answer tells the rate: no queue has to fill up for it
                 job = replace(job, warmup_answers=0, min_requests=1)

@@ -21,6 +21,7 @@ from harness.show.panels import (
     draw_served,
     epochs,
     failure_text,
+    from_zero,
     legend_below,
     not_below_zero,
     note,
@@ -74,7 +75,7 @@ def throughput_figure(results: Results) -> Figure:
         lambda row: row.requests_per_second.ci95,
     )
     axes.set_ylabel(f"requests/s, correct answers only\n({INTERVALS})")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     legend_below(figure, axes)
     return figure
 

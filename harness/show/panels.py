@@ -150,6 +150,11 @@ def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def from_zero(axes: Axes) -> None:
+    """Let the y axis begin at 0 and end above what was drawn."""
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+
+
 class PlainLogFormatter(LogFormatter):
     """Numbers without an exponent, at the ticks that LogFormatter labels."""
 
@@ -304,7 +309,7 @@ def draw_served(axes: Axes, results: Results, name: str) -> None:
     log_axis(axes, map(load_of, rows), load_label(results))
     left, right = axes.get_xlim()
     axes.set_xlim(right=right * (right / left) ** 0.06)  # for the last number
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.set_ylabel(f"{results.unit}/s, correct answers only")
     axes.set_title(f"Served over HTTP ({INTERVALS})", fontsize=10)
 
