@@ -46,7 +46,7 @@ from harness.measure.window import OfferedLoad, Record, Window, mean, work_betwe
 from harness.process.launch import Launch, Server, ServerFailedError, launched
 from harness.process.module_process import ProcessDiedError
 
-CLIENT_CEILING_S = 0.5
+CLIENT_CEILING_S = 0.25  # thousands of answers
 OPEN_LOOP_CEILING_AT = 64  # concurrency
 WARM_S = 0.3  # of load at every concurrency after a launch
 WINDOW_REQUESTS = 6  # per connection, at the least
