@@ -379,8 +379,8 @@ class Campaign:
         Returns it if it failed for want of memory and is to be tried again; else nothing.
         """
         spec = next(iter(starting))
-        started = starting.pop(spec)
-        with self.failures_of(spec):
+        with starting[spec].exit, self.failures_of(spec):
+            started = starting.pop(spec)
             try:
                 running[spec] = self.ready(spec, started)
                 with self.ended_if_failing(spec, running):
@@ -405,16 +405,16 @@ class Campaign:
     def ready(self, spec: ServerSpec, started: Starting) -> Running:
         """A server, up; what it says of itself is kept."""
         record = self.measured.records.setdefault(spec.name, Record(spec.variant))
-        with started.exit as exit_:
-            server = self.plan.attached or started.launch.ready()
-            if started.launch and started.free:
-                record.startups_s.append(server.startup_s)
-            record.server, stats = server.info, server.stats()
-            if stats:
-                refuse_other_stats(stats)
-                record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
-            tree = ProcessTree(server.pid, stats) if server.pid else None
-            return Running(server, exit_.pop_all(), tree, launched=self.plan.attached is None)
+        server = self.plan.attached or started.launch.ready()
+        if started.launch and started.free:
+            record.startups_s.append(server.startup_s)
+        record.server, stats = server.info, server.stats()
+        if stats:
+            refuse_other_stats(stats)
+            record.setup_metrics.append(stats["workers"][0]["setup_metrics"])
+        tree = ProcessTree(server.pid, stats) if server.pid else None
+        is_ours = self.plan.attached is None
+        return Running(server, started.exit.pop_all(), tree, launched=is_ours)
 
     def warm(
         self, epoch: int, spec: ServerSpec, running: Running, loads: list[OfferedLoad]
