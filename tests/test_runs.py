@@ -232,6 +232,29 @@ def test_servers_start_alone_until_it_is_known_what_they_take_and_then_two_at_a_
     assert [results.variants[name].startup_s for name in ("paced", "slowed")] == startups_s[1:3]
 
 
+def test_a_server_is_warmed_at_every_load_and_once_its_speed_is_known_at_the_highest_only(
+    tmp_path, monkeypatch
+):
+    lasting, warmed = epochs.lasting, []
+
+    def noting(run_load):
+        def run_noted(job, *more):
+            if job.duration_s == epochs.WARM_S:
+                warmed.append((job.url, job.concurrency))
+            return run_load(job, *more)
+
+        return lasting(run_noted)
+
+    monkeypatch.setattr(epochs, "lasting", noting)
+    results, _ = measured(tmp_path, ("steady",), concurrency=[1, 2, 4], epochs=2)
+    first, second, *later = [
+        [concurrency for at, concurrency in warmed if at == url]
+        for url in dict.fromkeys(url for url, _ in warmed)
+    ]
+    assert (first, second, later) == ([1, 2, 4], [1, 2, 4], [[4], [4]])  # with the A/A control
+    assert len({(each.server, each.epoch, each.load) for each in results.windows}) == 2 * 2 * 3
+
+
 def test_what_fails_for_want_of_memory_is_tried_again_with_fewer_beside_it(tmp_path, monkeypatch):
     ready, tries = launch.Launch.ready, []
 
