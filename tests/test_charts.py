@@ -171,9 +171,19 @@ def test_a_variant_without_a_correct_answer_has_no_ceilings_drawn_and_the_panel_
     assert "nothing to compare: no correct answer" in drawn
 
 
+def test_an_interval_of_rates_ends_below_the_frame():
+    figure = charts.variant_figure(results(), SUITE, "steady")
+    served = panel(figure, "Served over HTTP")
+    (drawn,) = {line.get_linewidth(): line for line in served.lines if line.get_alpha()}.values()
+    highest = max(drawn.get_ydata())
+    assert highest > 0
+    assert served.get_ylim()[0] == 0
+    assert served.get_ylim()[1] > 1.04 * highest
+
+
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0.5, "50 %"), (0.004, "0.4 %"), (1.0, "at"), (1.04, "at"), (1.24, "124 %")],
+    [(0.5, "50 %"), (0.004, "0.4 %"), (1.0, "at"), (1.08, "at"), (1.24, "124 %")],
 )
 def test_a_rate_well_above_its_ceiling_is_not_said_to_be_at_it(share, text):
     assert share_text(share).startswith(f" ({text}")

@@ -10,7 +10,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from harness.judge.bottlenecks import Step, difference_ms, part_name, steps
-from harness.judge.verdicts import MARGIN_PERCENT
 from harness.results.breakdown import (
     INGRESS,
     OUTSIDE_WORKER,
@@ -24,6 +23,7 @@ from harness.show.panels import all_rows, load_text, note, number_text, page, pl
 from harness.show.presentation import Ceiling, Presentation
 
 REQUEST_PATH = "breakdown/request.png"
+CEILING_NOISE = 0.1  # of a rate that is the mean of a few short windows
 OUTSIDE_COLOURS = {  # warm; the stages in the worker are cold
     INGRESS: "#F0E442",
     QUEUE_WAIT: "#E69F00",
@@ -149,7 +149,7 @@ def draw_waterfall(axes: Axes, step: Step) -> None:
     axes.barh(range(len(names)), lengths, 0.65, starts, color=colours)
     for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         whole = index in (0, len(names) - 1)
-        text = f" {length:,.1f} ms" if whole else f" {length:+,.1f}"
+        text = f" {length:,.1f} ms" if whole else f" {length:+z,.1f}"
         axes.text(max(start, start + length), index, text, va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
@@ -200,7 +200,7 @@ def draw_ceilings(axes: Axes, ceilings: list[Ceiling], unit: str) -> None:
 
 def share_text(share: float) -> str:
     """A rate as a share of the ceiling above it, which by noise it can pass a little."""
-    at = 1 <= share < 1 + MARGIN_PERCENT / 100
+    at = 1 <= share < 1 + CEILING_NOISE
     return " (at the one above)" if at else f" ({percent(share)} of the one above)"
 
 

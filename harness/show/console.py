@@ -110,7 +110,7 @@ def verdict_lines(results: Results) -> list[str]:
 def aa_control(results: Results) -> list[str]:
     """What the A/A control differs by from the baseline; nothing where that is not known."""
     controls = [
-        f"{each.percent:+.1f} % [{each.ci95[0]:+.1f}, {each.ci95[1]:+.1f}] at {load}"
+        f"{each.percent:+z.1f} % [{each.ci95[0]:+z.1f}, {each.ci95[1]:+z.1f}] at {load}"
         for load, each in results.aa_control.items()
         if each.ci95
     ]
