@@ -182,6 +182,8 @@ def test_a_row_known_worse_than_asked_is_flagged_with_what_to_try():
     (warning,) = row(resolution_percent=12.0).warnings
     assert "known to ± 12 % only, not to 10 %" in warning
     assert "--minutes" in warning
+    (warning,) = row(resolution_percent=10.04).warnings
+    assert "known to ± 10.1 % only, not to 10 %" in warning
     assert row(resolution_percent=9.0).warnings == []
     assert row(resolution_percent=None).warnings == []
 

@@ -96,6 +96,7 @@ def test_the_time_it_would_take_follows_the_square_root_law():
     expected = math.ceil(8 * ((reach / 0.10) ** 2 - 1))
     assert minutes_more(certain, 1, 8) == f"; about {expected} more minutes"
     assert minutes_more(Estimate(0.0499, 5.0, 100), 1, 8) == "; hours more"
+    assert minutes_more(Estimate(0.10, 0.04, 100), 1, 8) == "; about 1 more minute"
 
 
 def test_of_many_comparisons_one_that_looks_significant_by_itself_is_not_called():

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from scipy import stats
 
 from harness.judge.estimation import CONFIDENCE, Estimate, Variance
-from harness.judge.verdicts import LoadFit, bounds, half_width, in_percent, load_fits, signed
+from harness.judge.verdicts import (
+    LoadFit,
+    about_minutes,
+    bounds,
+    half_width,
+    in_percent,
+    load_fits,
+    signed,
+)
 from harness.results.file import UnusableResultsError
 from harness.results.rows import Row
 from harness.results.schema import Results
@@ -199,5 +207,5 @@ def judged(
     if low > -threshold_percent:
         return HOLDS, f"not slower by {threshold_percent:g} % [{signed(low)}, {signed(high)}]"
     longer = minutes * ((resolution / threshold_percent) ** 2 - 1)
-    more = f"; about {longer:.0f} more minutes" if 1 <= longer < 600 else ""
+    more = f"; {about_minutes(longer)}" if 1 <= longer < 600 else ""
     return UNKNOWN, f"inconclusive: between {signed(low)} and {signed(high)} %{more}"

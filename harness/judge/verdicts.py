@@ -240,7 +240,13 @@ def minutes_more(estimate: Estimate, comparisons: int, minutes: float) -> str:
     factors = [(reach / size) ** 2] if size else []
     factors += [(inside / (margin - size)) ** 2] if size < margin else []
     more = math.ceil(minutes * (min(factors) - 1))
-    return f"; about {max(1, more)} more minutes" if more <= MOST_MINUTES else "; hours more"
+    return f"; {about_minutes(more)}" if more <= MOST_MINUTES else "; hours more"
+
+
+def about_minutes(more: float) -> str:
+    """How much longer, in whole minutes, one at the least."""
+    whole = max(1, round(more))
+    return f"about {whole} more minute{'' if whole == 1 else 's'}"
 
 
 def in_percent(log_ratio: float) -> float:

@@ -50,8 +50,9 @@ def failures(failed: dict[str, int]) -> Iterator[str]:
 
 def coarse(resolution_percent: float | None, asked_percent: float) -> Iterator[str]:
     if resolution_percent is not None and resolution_percent > asked_percent:
+        shown = math.ceil(10 * resolution_percent) / 10  # never rounded to what was asked
         yield (
-            f"known to ± {resolution_percent:.0f} % only, not to {asked_percent:g} %: measure "
+            f"known to ± {shown:g} % only, not to {asked_percent:g} %: measure "
             f"longer, --minutes or --precision {asked_percent:g}"
         )
 
