@@ -48,7 +48,7 @@ from harness.process.module_process import ProcessDiedError
 
 CLIENT_CEILING_S = 0.25  # thousands of answers
 OPEN_LOOP_CEILING_AT = 64  # concurrency
-WARM_S = 0.3  # of load at every concurrency after a launch
+WARM_S = 0.3  # of each load that a new server is warmed with
 WINDOW_REQUESTS = 6  # per connection, at the least
 WINDOW_ARRIVALS = 200  # of an open loop: fewer are too far from their rate by chance
 WINDOW_STREAMS = 2  # of all connections together: outputs are counted as they arrive

@@ -1,7 +1,8 @@
 """The no-op server, LitServe around an API that does nothing, set up as variants are.
 
 What it costs a lone request is LitServe's own part of every latency; what it lets through is the
-ceiling of every rate. It is launched in every epoch, once for each way in which servers are set up.
+ceiling of every rate. It is launched in the first epochs, once for each way in which servers are
+set up.
 """
 
 from dataclasses import replace
