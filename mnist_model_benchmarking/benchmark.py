@@ -13,6 +13,14 @@ from harness.sweep import Sweep, sweep
 from mnist_model_benchmarking.limits import MAX_IMAGES
 from mnist_model_benchmarking.suite import MnistSuite, suite
 
+QUICK_VARIANTS = [  # a first look: with all seven, launches alone take more than a minute
+    "baseline",
+    "batching",
+    "batching_workers",
+    "parallel_decoding",
+    "half_precision",
+]
+
 
 def parser() -> argparse.ArgumentParser:
     """The options that all benchmark scripts share, and those about images."""
@@ -25,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         output_dir,
         concurrency=[1, 8, 32, 64],
         minutes=8.0,
-        quick={"concurrency": [1, 64], "minutes": 1.25},
+        quick={"variants": QUICK_VARIANTS, "concurrency": [1, 64], "minutes": 1.25},
         precise_minutes=30.0,
     )
     options.presets["sweep"] = {"concurrency": [32], "minutes": 3.0, "epochs": 2}
