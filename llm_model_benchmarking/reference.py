@@ -9,6 +9,7 @@ import gc
 import io
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -77,6 +78,9 @@ def set_up(variant: str) -> dict[str, float]:
     """
     script = f"{__package__}.server_{variant}"
     made = api_class(script)()
+    # As in a server's worker: before Python 3.13, what torch.compile looks for in its cache is
+    # pickled by way of the first module that holds torch, which there is the script.
+    sys.modules["__mp_main__"] = sys.modules[script]
     parser = argparse.ArgumentParser()
     made.add_flags(parser)
     with contextlib.redirect_stdout(io.StringIO()):  # the benchmark has said it about the weights

@@ -53,7 +53,7 @@ REFERENCE = "llm_model_benchmarking.reference"
 FLOAT32_CHATS = 1  # each costs every variant an answer
 CHATS = 4  # nothing is cached between requests, and each costs the baseline an answer beforehand
 LEAST_CONTEXT = 512  # tokens
-WINDOW_S, QUICK_WINDOW_S = 5.0, 2.0  # launches cost more time than these
+WINDOW_S = 2.0  # at least: longer ones are hardly steadier, a machine's speed wanders meanwhile
 EXTRA_MINUTES = 1.1  # on two cores: 18 minutes of three epochs became 21, one of one 2.5
 EPOCH_MINUTES = 6.0  # launches take two or three of them, a block of each load two
 LONE = "1"  # the load at which one stream has the server for itself
@@ -334,7 +334,7 @@ def suite_with(models: LastingProcess, options: argparse.Namespace) -> LanguageM
         outputs_told=tokens_told,
         min_requests=2,
         notes=(RANDOM_WEIGHTS,) if options.weights == "random" else (),
-        window_s=QUICK_WINDOW_S if options.quick else WINDOW_S,
+        window_s=WINDOW_S,
         extra_minutes=EXTRA_MINUTES,
         epoch_minutes=EPOCH_MINUTES,
         chats=chats,

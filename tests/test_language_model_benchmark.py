@@ -17,7 +17,7 @@ from harness.suite import read_results
 from llm_model_benchmarking import suite as language_model_suite
 from llm_model_benchmarking.checks import ChatCheck, agreement, carries_token, tokens_told
 from llm_model_benchmarking.suite import (
-    QUICK_WINDOW_S,
+    WINDOW_S,
     LanguageModelSuite,
     break_even_requests,
     request_body,
@@ -370,7 +370,7 @@ def test_a_whole_run_says_what_it_ran_and_measures_every_number(tmp_path):
             "unexplained",
         ]
     assert {window.load for window in results.windows} == {"1", "2"}
-    assert min(window.seconds for window in results.windows) >= QUICK_WINDOW_S
+    assert min(window.seconds for window in results.windows) >= WINDOW_S
     assert all(window.requests_per_second > 0 for window in results.windows)
     assert baseline.in_process_per_second > 0
     assert baseline.own.kl_divergence == 0

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import mnist_model_benchmarking
+from harness.process.launch import running_server
 from harness.process.module_command import CACHE, compiler_cache
+from harness.process.module_process import LastingProcess
 from llm_model_benchmarking import reference as language_reference
 from mnist_model_benchmarking import reference
 from mnist_model_benchmarking.digits import sample_files
@@ -114,6 +116,19 @@ def test_a_model_finds_what_its_server_has_compiled_and_compiles_elsewhere_befor
     assert language_reference.compiled_by("one.server") == theirs
     monkeypatch.delenv(CACHE)
     assert language_reference.compiled_by("one.server") == {}
+
+
+def test_what_a_server_has_compiled_is_not_compiled_again_without_it(monkeypatch, tmp_path):
+    """Its cache tells: whatever is compiled leaves a graph there."""
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    flags = "--model", "random:tiny", "--max-context", "128"
+    with running_server("llm_model_benchmarking.server_static_kv_compile", *flags):
+        pass
+    graphs = set(tmp_path.rglob("fxgraph/*/*"))
+    with LastingProcess("llm_model_benchmarking.reference") as models:
+        models.tell("load_with", flags, "auto")
+        models("set_up", "static_kv_compile")
+    assert set(tmp_path.rglob("fxgraph/*/*")) == graphs != set()
 
 
 def test_compiled_language_models_tell_their_divergence_without_compiling_anew(language_models):

@@ -64,14 +64,15 @@ def test_what_cannot_be_told_is_undecided_with_its_bounds_and_the_time_it_would_
     ("low", "high", "words"),
     [
         (-3, 8, ", not slower by 5 %"),
-        (6, 30, ", not slower by 5 %"),
+        (6, 30, ", which may be chance among 20 comparisons"),
+        (-30, -6, ", which may be chance among 20 comparisons"),
         (-8, 3, ", not faster by 5 %"),
         (-8, 9, ""),
         (-4.6, 8, ""),  # shown as -5
     ],
 )
 def test_what_is_undecided_says_which_difference_it_excludes(low, high, words):
-    assert excluded(low, high) == words
+    assert excluded(low, high, 20) == words
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,8 @@ def test_of_many_comparisons_one_that_looks_significant_by_itself_is_not_called(
     alone = [fit.variants("twin", "plain").p_value for fit in fits.values()]
     assert min(alone) < 0.05
     assert {each.comparison.verdict for each in made} <= {"undecided", "same"}
+    said = min(made, key=lambda each: alone[int(each.load)]).comparison.text
+    assert "which may be chance among 20 comparisons" in said
 
 
 def test_a_variant_that_was_not_measured_meets_nobody():

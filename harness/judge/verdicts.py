@@ -3,7 +3,7 @@
 Four verdicts and no others. "faster" and "slower": Holm's correction over all verdicts of the run
 leaves the difference significant at 5 %. "same": two one-sided tests at 5 % say that it lies within
 the margin. "undecided": everything else; what its interval excludes, a loss or a gain of more than
-the margin, is said.
+the margin, is said, and why one is undecided whose own interval excludes zero.
 """
 
 import math
@@ -202,14 +202,16 @@ def comparison(
         return made(word, f"{word} by {abs(percent):.0f} % {bounds(low, high, percent > 0)}")
     if equivalent(estimate, MARGIN_PERCENT / 100):
         return made(SAME, f"same within {MARGIN_PERCENT:g} % [{signed(low)}, {signed(high)}]")
-    more = excluded(low, high) + minutes_more(estimate, comparisons, minutes)
+    more = excluded(low, high, comparisons) + minutes_more(estimate, comparisons, minutes)
     return made(UNDECIDED, f"{UNDECIDED}: between {signed(low)} and {signed(high)} %{more}")
 
 
-def excluded(low: float, high: float) -> str:
-    """Which difference of more than the margin an interval rules out, in words; of what rules out
-    both, the verdict is "same".
+def excluded(low: float, high: float, comparisons: int) -> str:
+    """Which difference the interval of an undecided one of so many rules out, in words: none at
+    all, or one of more than the margin; of what rules out both sides, the verdict is "same".
     """
+    if low > 0 or high < 0:
+        return f", which may be chance among {comparisons} comparisons"
     if is_within(low):
         return f", not slower by {MARGIN_PERCENT:g} %"
     return f", not faster by {MARGIN_PERCENT:g} %" if is_within(-high) else ""
