@@ -190,7 +190,11 @@ def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_base
         running,
         "room",
         lambda _: SimpleNamespace(
-            has_room=lambda *_: False, taken={}, free=lambda: Memory(1, 0), note=lambda *_: None
+            has_room=lambda *_: False,
+            taken={},
+            free=lambda: Memory(1, 0),
+            reserve=Memory(0, 0),
+            note=lambda *_: None,
         ),
     )
     results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1])
@@ -202,6 +206,16 @@ def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_base
     assert pairs == {frozenset(["steady", other]) for other in others}
     assert [v.comparison.ci95 is not None for v in results.verdicts] == [True, True]
     assert not any(each.error for each in results.variants.values())
+
+
+def test_a_no_op_server_for_which_memory_has_no_room_is_left_out(tmp_path, monkeypatch):
+    full = SimpleNamespace(free=lambda: Memory(1, 0), has_room=lambda name: False)
+    monkeypatch.setattr(epochs, "Room", lambda free, reserve: full)
+    results, log = measured(tmp_path, ("steady",), concurrency=[1])
+    assert "no-op server failed: memory has no room for one with --max-batch-size" in log
+    steady = results.variants["steady"]
+    assert (steady.error, steady.no_op_server) == (None, None)
+    assert steady.rows[0].requests["ok"] > 10
 
 
 def test_servers_start_alone_until_it_is_known_what_they_take_and_then_two_at_a_time(

@@ -443,21 +443,26 @@ class Campaign:
     def launch_no_ops(
         self, running: dict[ServerSpec, Running], no_ops: dict[Shape, Running]
     ) -> None:
-        """A no-op server for each way in which a server of this epoch is set up, frozen."""
+        """A no-op server for each way in which a server of this epoch is set up, frozen; one after
+        the other, as long as memory has room for them beside the servers.
+        """
         shapes = {shape_of(each.server.info) for each in running.values() if each.launched}
-        with ExitStack() as all_:
-            starting = []
-            for shape in sorted(shape for shape in shapes if shape):
-                exit_, flags = all_.enter_context(ExitStack()), self.plan.no_op_flags + shape.flags
-                starting.append((shape, exit_, exit_.enter_context(launched(MODULE, *flags))))
-            for shape, exit_, launch in starting:
-                try:
-                    server = launch.ready()
+        room = Room(self.room.free, self.room.reserve)  # what servers took says nothing of these
+        for shape in sorted(shape for shape in shapes if shape):
+            name, free = " ".join(shape.flags), room.free()
+            if not room.has_room(name):
+                self.report_failure(NO_OP, f"memory has no room for one with {name}")
+                continue
+            try:  # rows without its ceiling say so
+                with ExitStack() as exit_:
+                    flags = *self.plan.no_op_flags, *shape.flags
+                    server = exit_.enter_context(launched(MODULE, *flags)).ready()
                     tree = ProcessTree(server.pid, server.stats())
                     no_ops[shape] = Running(server, exit_.pop_all(), tree, launched=True)
-                    no_ops[shape].freeze()
-                except ServerFailedError as error:  # rows without its ceiling say so
-                    self.report_failure(NO_OP, str(error))
+                no_ops[shape].freeze()
+                room.note(name, free)
+            except ServerFailedError as error:
+                self.report_failure(NO_OP, str(error))
 
     def measure_blocks(
         self,
