@@ -21,6 +21,8 @@ LAST = LastServer()
 # a core, took 10 to 20 times as long as one, in CPU seconds too. Set before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where it is set, nobody would see that what a killed process has printed is lost.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 @contextmanager

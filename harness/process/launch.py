@@ -132,7 +132,9 @@ def server_environment(module: str, temporary: str, root: Path | None) -> dict[s
     it compiles there.
     """
     compiled = compiler_cache(module, root / ".compiled" if root else os.environ.get(CACHE))
-    return module_environment(root or ROOT) | compiled | {"TMPDIR": temporary}
+    # what a process has printed is in the log at once: one that is killed has no last words else
+    own = {"TMPDIR": temporary, "PYTHONUNBUFFERED": "1"}
+    return module_environment(root or ROOT) | compiled | own
 
 
 @dataclass(frozen=True)
