@@ -207,8 +207,8 @@ def comparison(
 
 
 def excluded(low: float, high: float, comparisons: int) -> str:
-    """Which difference the interval of an undecided one of so many rules out, in words: none at
-    all, or one of more than the margin; of what rules out both sides, the verdict is "same".
+    """What the interval of an undecided comparison, one of so many, rules out, in words: zero,
+    which may be chance; or a loss, or a gain, of more than the margin (both would be "same").
     """
     if low > 0 or high < 0:
         return f", which may be chance among {comparisons} comparisons"

@@ -453,7 +453,7 @@ class Campaign:
             if not room.has_room(name):
                 self.report_failure(NO_OP, f"memory has no room for one with {name}")
                 continue
-            try:  # rows without its ceiling say so
+            try:  # without one, its ceiling is left out
                 with ExitStack() as exit_:
                     flags = *self.plan.no_op_flags, *shape.flags
                     server = exit_.enter_context(launched(MODULE, *flags)).ready()
