@@ -340,7 +340,7 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
     """What the options ask for, with the suite's requests."""
     attached = suite.attached(options.url) if options.url else None
     rates = [OfferedLoad(None, rate) for rate in options.rate or []]
-    common = shared_flags(options)
+    common = shared_flags(options.accelerator, options.api_servers)
     answers = () if suite.carries_output else answer_flags(suite.sample_answer)
     named = attached and attached.info.get("variant", "server")
     specs = servers(suite, options, common, named, revision)
@@ -373,7 +373,8 @@ def plan_of(suite: Suite, options: argparse.Namespace, revision: Revision | None
         seed=options.seed,
         slo_p99_ms=options.slo_p99_ms,
         capacity_seconds=60 * options.minutes if options.slo_p99_ms else 0.0,
-        no_op_flags=common + answers,
+        # works on no device, and would load torch to look for one
+        no_op_flags=shared_flags("cpu", options.api_servers) + answers,
         no_op_bodies=suite.no_op_bodies or suite.bodies,
         prepare=lambda: suite.prepare([name for name, _ in suite.variants if name in asked]),
         in_process=suite.in_process,
@@ -407,10 +408,10 @@ def servers(
     return specs
 
 
-def shared_flags(options: argparse.Namespace) -> tuple[str, ...]:
+def shared_flags(accelerator: str | None, api_servers: int) -> tuple[str, ...]:
     """What every server is started with, the no-op servers included."""
-    where = ("--accelerator", options.accelerator) if options.accelerator else ()
-    return (*where, "--api-servers", str(options.api_servers))
+    where = ("--accelerator", accelerator) if accelerator else ()
+    return (*where, "--api-servers", str(api_servers))
 
 
 def spec_of(suite: Suite, name: str, variant: str, common: tuple[str, ...]) -> ServerSpec:

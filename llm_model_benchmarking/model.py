@@ -160,7 +160,9 @@ def random_model(name: str) -> Iterator[Path]:
     )
     tokenizer = build_tokenizer(config.vocab_size, config.max_position_embeddings)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device("meta"):  # else every layer first draws numbers that these replace
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.to_empty(device="cpu").init_weights()
     hidden = invisible_ids(tokenizer)  # random weights choose any token: leave what can be seen
     model.generation_config = GenerationConfig(
         suppress_tokens=hidden, bos_token_id=1, eos_token_id=2, pad_token_id=2

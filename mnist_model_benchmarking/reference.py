@@ -23,7 +23,7 @@ from mnist_model_benchmarking.rows import ModelAlone
 from mnist_model_benchmarking.server_baseline import BaselineAPI
 
 BATCH_SIZES = [1, 8, 32, 64]
-REPEATS, REPEAT_S = 5, 0.1
+REPEATS, REPEAT_S = 5, 0.05
 THREADS = Path("/proc/self/task")
 
 

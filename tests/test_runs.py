@@ -221,8 +221,8 @@ def test_a_no_op_server_for_which_memory_has_no_room_is_left_out(tmp_path, monke
 def test_servers_start_alone_until_it_is_known_what_they_take_and_then_two_at_a_time(
     tmp_path, monkeypatch
 ):
-    starting, most, startups_s = [], [], []
-    launched, ready = epochs.launched, launch.Launch.ready
+    starting, most, startups_s, beside_warming = [], [], [], []
+    launched, ready, warm = epochs.launched, launch.Launch.ready, epochs.Campaign.warm
 
     def noting_launch(module, *flags, **wishes):
         if module.startswith("tests.numbers"):
@@ -237,12 +237,18 @@ def test_servers_start_alone_until_it_is_known_what_they_take_and_then_two_at_a_
             startups_s.append(server.startup_s)
         return server
 
+    def noting_warm(*campaign):
+        beside_warming.append(len(starting))
+        warm(*campaign)
+
     monkeypatch.setattr(epochs, "launched", noting_launch)
     monkeypatch.setattr(launch.Launch, "ready", noting_ready)
+    monkeypatch.setattr(epochs.Campaign, "warm", noting_warm)
     monkeypatch.setattr("random.Random.sample", lambda _, items, count: list(items)[:count])
     results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1], epochs=2)
     assert len(results.windows) >= 2 * 4
     assert most == [1, 1, 1, 1, 1, 2, 2, 2]  # with the A/A control four in each epoch
+    assert beside_warming == [0] * 8
     assert [results.variants[name].startup_s for name in ("paced", "slowed")] == startups_s[1:3]
 
 

@@ -330,16 +330,24 @@ class Campaign:
 
         Room is kept for the baseline, which every other server is compared with. The first time a
         server is launched alone: that tells what it takes, in seconds and bytes. Later the next one
-        starts while one gets ready, as a launch keeps little more than one core busy.
+        starts while one gets ready, as a launch keeps little more than one core busy. None is
+        warmed meanwhile: every step of a language model's threads would wait for that core.
         """
         left: list[ServerSpec] = []
         starting: dict[ServerSpec, Starting] = {}
+        cold: dict[ServerSpec, Starting] = {}
         baseline = self.plan.servers[0]
+
+        def wait() -> None:
+            self.wait_for_first(starting, cold, running, left)
+            if not starting:
+                self.warm_all(epoch, loads, cold, running, left)
+
         try:
             for spec in waiting:
                 is_known = spec.name in self.room.taken
                 while starting and not is_known:
-                    left += self.warmed(epoch, loads, starting, running)
+                    wait()
                 beside = [*running, *starting]
                 crowded = any(other != baseline for other in beside)
                 kept = [] if baseline in beside else [baseline.name]
@@ -351,9 +359,9 @@ class Campaign:
                 self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
                 starting[spec] = self.started(spec, crowded, alone=not is_known)
                 if not is_known or len(starting) == STARTING:
-                    left += self.warmed(epoch, loads, starting, running)
+                    wait()
             while starting:
-                left += self.warmed(epoch, loads, starting, running)
+                wait()
         finally:
             for each in starting.values():
                 each.exit.close()
@@ -367,31 +375,52 @@ class Campaign:
             launch = exit_.enter_context(launched(spec.module, *spec.flags, root=spec.root))
         return Starting(launch, exit_, crowded, free)
 
-    def warmed(
+    def wait_for_first(
+        self,
+        starting: dict[ServerSpec, Starting],
+        cold: dict[ServerSpec, Starting],
+        running: dict[ServerSpec, Running],
+        left: list[ServerSpec],
+    ) -> None:
+        """Wait until the server that was started first is up, and freeze it."""
+        spec = next(iter(starting))
+        with starting[spec].exit, self.retried(spec, starting[spec], left):
+            started = starting.pop(spec)
+            running[spec] = self.ready(spec, started)
+            with self.ended_if_failing(spec, running):
+                running[spec].freeze()
+            cold[spec] = started
+
+    def warm_all(
         self,
         epoch: int,
         loads: list[OfferedLoad],
-        starting: dict[ServerSpec, Starting],
+        cold: dict[ServerSpec, Starting],
         running: dict[ServerSpec, Running],
-    ) -> list[ServerSpec]:
-        """Wait for the server that was started first, and warm it.
-
-        Returns it if it failed for want of memory and is to be tried again; else nothing.
-        """
-        spec = next(iter(starting))
-        with starting[spec].exit, self.failures_of(spec):
-            started = starting.pop(spec)
-            try:
-                running[spec] = self.ready(spec, started)
-                with self.ended_if_failing(spec, running):
-                    self.warm(epoch, spec, running[spec], loads)
+        left: list[ServerSpec],
+    ) -> None:
+        """Warm the servers that are up and are not yet, one after the other."""
+        for spec, started in cold.items():
+            with self.retried(spec, started, left), self.ended_if_failing(spec, running):
+                self.warm(epoch, spec, running[spec], loads)
                 if started.free:
                     self.room.note(spec.name, started.free)
+        cold.clear()
+
+    @contextlib.contextmanager
+    def retried(
+        self, spec: ServerSpec, started: Starting, left: list[ServerSpec]
+    ) -> Iterator[None]:
+        """Leave a server for later that fails for want of memory beside others; keep the reason of
+        every other failure.
+        """
+        with self.failures_of(spec):
+            try:
+                yield
             except ServerFailedError as error:
                 if not (started.crowded and lacked_memory(str(error))):
                     raise
-                return [spec]
-        return []
+                left.append(spec)
 
     def prepare(self) -> None:
         """What the suite measures without a server; servers are measured even if that fails."""
@@ -424,6 +453,7 @@ class Campaign:
 
         Where nothing comes back, how its requests ended is kept: it gets no window.
         """
+        running.thaw()
         is_known = all((spec.name, offered) in self.rates for offered in loads)
         for offered in loads[-1:] if is_known else loads:
             job = replace(self.job(running.server, offered), duration_s=WARM_S)
@@ -436,8 +466,7 @@ class Campaign:
                 raise ServerFailedError(
                     f"no correct answer at {offered.name}{running.server.tail()}"
                 )
-            known = self.rates.get((spec.name, offered), 0.0)  # slower if another one is starting
-            self.rates[spec.name, offered] = max(known, load.requests_per_second)
+            self.rates[spec.name, offered] = load.requests_per_second
         running.freeze()
 
     def launch_no_ops(

@@ -214,7 +214,9 @@ def asked_as_written(made: OwnSuite, options: argparse.Namespace) -> OwnSuite:
     module, flags = made.server(AS_WRITTEN)
     # a name without a value is refused if there is none such, and else told by /info
     names = (part for setting in options.vary for part in ("--set", setting[0].name))
-    with running_server(module, *shared_flags(options), *names, *flags) as server:
+    with running_server(
+        module, *shared_flags(options.accelerator, options.api_servers), *names, *flags
+    ) as server:
         made.path = options.path = options.path or path_of(server.info)
         answers = answers_of(made, server.url, options)
         info = server.info
