@@ -119,13 +119,14 @@ def test_a_frozen_server_that_used_cpu_is_named():
             up.thaw()
 
 
+@pytest.mark.parametrize(("dying", "other"), [("paced", "steady"), ("steady", "paced")])
 def test_a_server_that_dies_between_its_windows_is_named_and_the_others_go_on(
-    tmp_path, monkeypatch
+    dying, other, tmp_path, monkeypatch
 ):
     thaw, killed = epochs.Running.thaw, []
 
     def kill_first(self):
-        if self.frozen_cpu_s is not None and self.server.info["variant"] == "paced" and not killed:
+        if self.frozen_cpu_s is not None and self.server.info["variant"] == dying and not killed:
             killed.append(self.server.pid)
             os.killpg(self.server.pid, signal.SIGKILL)
         thaw(self)
@@ -133,10 +134,27 @@ def test_a_server_that_dies_between_its_windows_is_named_and_the_others_go_on(
     monkeypatch.setattr(epochs.Running, "thaw", kill_first)
     results, log = measured(tmp_path, ("steady", "paced"), concurrency=[4])
     assert killed
-    assert results.variants["paced"].error
-    assert "paced failed" in log
-    assert results.variants["steady"].error is None
-    assert len([w for w in results.windows if w.server == "steady"]) >= 2
+    assert results.variants[dying].error
+    assert len(re.findall(r"(\S+|A/A control) failed", log)) == 1  # not under two names
+    assert results.variants[other].error is None
+    assert len([w for w in results.windows if w.server == other]) >= 2
+
+
+def test_a_single_epoch_launches_the_baseline_once_and_measures_it_twice(tmp_path, monkeypatch):
+    launched, modules = epochs.launched, []
+
+    def noting(module, *flags, **wishes):
+        modules.append(module)
+        return launched(module, *flags, **wishes)
+
+    monkeypatch.setattr(epochs, "launched", noting)
+    results, _ = measured(tmp_path, ("steady", "paced"), concurrency=[1])
+    servers = [module for module in modules if module.startswith("tests.numbers")]
+    assert sorted(servers) == ["tests.numbers.server_paced", "tests.numbers.server_steady"]
+    windows = {name: sum(w.server == name for w in results.windows) for name in ("steady", CONTROL)}
+    assert windows["steady"] == windows[CONTROL] >= 2
+    assert results.aa_control["1"].ci95 is not None
+    assert results.variants["steady"].startup_s > 0
 
 
 def test_measuring_stops_once_every_verdict_is_as_precise_as_asked(tmp_path, monkeypatch):
@@ -197,7 +215,8 @@ def test_servers_that_memory_does_not_hold_are_measured_later_each_beside_a_base
             note=lambda *_: None,
         ),
     )
-    results, _ = measured(tmp_path, ("steady", "paced", "slowed"), concurrency=[1])
+    names = ("steady", "paced", "slowed")
+    results, _ = measured(tmp_path, names, concurrency=[1], epochs=2)
     blocks = {}
     for window in results.windows:
         blocks.setdefault(window.block, set()).add(window.server)

@@ -1,13 +1,13 @@
 """How a run is arranged: epochs of launched servers, blocks of one load, windows of one server.
 
-An epoch launches all servers, the baseline twice (A/A control), warms each under load, and
-freezes them (SIGSTOP). A block draws a load; every server is thawed in turn, measured for one short
-window, and frozen again, in an order that balances who follows whom. Drift, noise and the luck of a
-launch so fall on all alike. The no-op servers, and the same work without a server, join some blocks
-of the highest load: a ceiling and what stands under it come from the same minutes. Where memory
-does not hold all servers, fewer are up at a time, each time with a baseline beside them. Where
-capacity is asked for, an epoch ends with capacity blocks: each server's windows are at rates of
-its own.
+An epoch launches all servers, the baseline twice (A/A control; a single epoch measures the one it
+launched twice), warms each under load, and freezes them (SIGSTOP). A block draws a load; every
+server is thawed in turn, measured for one short window, and frozen again, in an order that balances
+who follows whom. Drift, noise and the luck of a launch so fall on all alike. The no-op servers, and
+the same work without a server, join some blocks of the highest load: a ceiling and what stands
+under it come from the same minutes. Where memory does not hold all servers, fewer are up at a time,
+each time with a baseline beside them. Where capacity is asked for, an epoch ends with capacity
+blocks: each server's windows are at rates of its own.
 """
 
 import contextlib
@@ -174,6 +174,23 @@ class Running:
 
 
 @dataclass
+class Launches:
+    """The servers of an epoch on their way up.
+
+    Attributes:
+        running: those that are up.
+        starting: those that were launched and may not be ready yet, in order.
+        cold: those of the ones that are up that were not warmed yet.
+        left: those that memory has no room for.
+    """
+
+    running: dict[ServerSpec, Running]
+    starting: dict[ServerSpec, Starting] = field(default_factory=dict)
+    cold: dict[ServerSpec, Starting] = field(default_factory=dict)
+    left: list[ServerSpec] = field(default_factory=list)
+
+
+@dataclass
 class Measured:
     """What a campaign has measured so far.
 
@@ -328,44 +345,60 @@ class Campaign:
     ) -> list[ServerSpec]:
         """Launch and warm servers into `running`; returns those that memory has no room for.
 
-        Room is kept for the baseline, which every other server is compared with. The first time a
-        server is launched alone: that tells what it takes, in seconds and bytes. Later the next one
-        starts while one gets ready, as a launch keeps little more than one core busy. None is
-        warmed meanwhile: every step of a language model's threads would wait for that core.
+        The first time a server is launched alone: that tells what it takes, in seconds and bytes.
+        Later the next one starts while one gets ready, as a launch keeps little more than one core
+        busy. None is warmed meanwhile: every step of a language model would wait for that core.
         """
-        left: list[ServerSpec] = []
-        starting: dict[ServerSpec, Starting] = {}
-        cold: dict[ServerSpec, Starting] = {}
-        baseline = self.plan.servers[0]
-
-        def wait() -> None:
-            self.wait_for_first(starting, cold, running, left)
-            if not starting:
-                self.warm_all(epoch, loads, cold, running, left)
-
+        launches = Launches(running)
+        starting = launches.starting
         try:
             for spec in waiting:
                 is_known = spec.name in self.room.taken
                 while starting and not is_known:
-                    wait()
-                beside = [*running, *starting]
-                crowded = any(other != baseline for other in beside)
-                kept = [] if baseline in beside else [baseline.name]
-                coming = [other.name for other in starting]
-                is_first = spec == baseline or not crowded
-                if not is_first and not self.room.has_room(spec.name, *kept, *coming):
-                    left.append(spec)
+                    self.wait(epoch, loads, launches)
+                if self.shared(spec, loads, running):
+                    continue
+                crowded = any(other != self.plan.servers[0] for other in [*running, *starting])
+                if crowded and not self.has_room(spec, launches):
+                    launches.left.append(spec)
                     continue
                 self.announce(f"epoch {epoch + 1}: launching {spec.name}", self.elapsed_share())
                 starting[spec] = self.started(spec, crowded, alone=not is_known)
                 if not is_known or len(starting) == STARTING:
-                    wait()
+                    self.wait(epoch, loads, launches)
             while starting:
-                wait()
+                self.wait(epoch, loads, launches)
         finally:
             for each in starting.values():
                 each.exit.close()
-        return left
+        return launches.left
+
+    def has_room(self, spec: ServerSpec, launches: Launches) -> bool:
+        """Whether memory has room for one more server. It is kept for the baseline, which every
+        other one is compared with and which is launched in any case.
+        """
+        baseline = self.plan.servers[0]
+        is_there = baseline in launches.running or baseline in launches.starting
+        kept = [] if is_there else [baseline.name]
+        coming = [other.name for other in launches.starting]
+        return spec == baseline or self.room.has_room(spec.name, *kept, *coming)
+
+    def shared(
+        self, spec: ServerSpec, loads: list[OfferedLoad], running: dict[ServerSpec, Running]
+    ) -> bool:
+        """Whether this is the same server as one that is up, which is to have both names.
+
+        That is the A/A control of a single epoch, whose intervals do not contain what launches
+        differ by: a second launch would differ by more than they say.
+        """
+        other = next((each for each in running if each._replace(name=spec.name) == spec), None)
+        if other is None or self.plan.epochs > 1:
+            return False
+        running[spec] = running[other]
+        record = self.measured.records.setdefault(spec.name, Record(spec.variant))
+        record.server = self.measured.records[other.name].server
+        self.rates |= {(spec.name, load): self.rates[other.name, load] for load in loads}
+        return True
 
     def started(self, spec: ServerSpec, crowded: bool, alone: bool) -> Starting:
         """A server that is launched now and will be ready some time."""
@@ -375,37 +408,29 @@ class Campaign:
             launch = exit_.enter_context(launched(spec.module, *spec.flags, root=spec.root))
         return Starting(launch, exit_, crowded, free)
 
-    def wait_for_first(
-        self,
-        starting: dict[ServerSpec, Starting],
-        cold: dict[ServerSpec, Starting],
-        running: dict[ServerSpec, Running],
-        left: list[ServerSpec],
-    ) -> None:
-        """Wait until the server that was started first is up, and freeze it."""
-        spec = next(iter(starting))
-        with starting[spec].exit, self.retried(spec, starting[spec], left):
-            started = starting.pop(spec)
-            running[spec] = self.ready(spec, started)
-            with self.ended_if_failing(spec, running):
-                running[spec].freeze()
-            cold[spec] = started
+    def wait(self, epoch: int, loads: list[OfferedLoad], launches: Launches) -> None:
+        """Wait until the server that was started first is up, and freeze it; if no other one is
+        starting, warm all that are cold.
+        """
+        spec, started = next(iter(launches.starting.items()))
+        with started.exit, self.retried(spec, started, launches.left):
+            del launches.starting[spec]
+            launches.running[spec] = self.ready(spec, started)
+            with self.ended_if_failing(spec, launches.running):
+                launches.running[spec].freeze()
+            launches.cold[spec] = started
+        if not launches.starting:
+            self.warm_all(epoch, loads, launches)
 
-    def warm_all(
-        self,
-        epoch: int,
-        loads: list[OfferedLoad],
-        cold: dict[ServerSpec, Starting],
-        running: dict[ServerSpec, Running],
-        left: list[ServerSpec],
-    ) -> None:
-        """Warm the servers that are up and are not yet, one after the other."""
-        for spec, started in cold.items():
-            with self.retried(spec, started, left), self.ended_if_failing(spec, running):
+    def warm_all(self, epoch: int, loads: list[OfferedLoad], launches: Launches) -> None:
+        """Warm the servers that are up and cold, one after the other."""
+        running = launches.running
+        for spec, started in launches.cold.items():
+            with self.retried(spec, started, launches.left), self.ended_if_failing(spec, running):
                 self.warm(epoch, spec, running[spec], loads)
                 if started.free:
                     self.room.note(spec.name, started.free)
-        cold.clear()
+        launches.cold.clear()
 
     @contextlib.contextmanager
     def retried(
@@ -617,7 +642,10 @@ class Campaign:
         try:
             yield
         except ServerFailedError:
-            running.pop(spec).exit.close()
+            ended = running[spec]
+            ended.exit.close()
+            for name in [name for name, each in running.items() if each is ended]:
+                del running[name]
             raise
 
     @contextlib.contextmanager
