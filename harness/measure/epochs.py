@@ -307,6 +307,8 @@ class Campaign:
         """
         baseline = self.plan.servers[0]
         waiting = self.random.sample(self.plan.servers, len(self.plan.servers))
+        if self.plan.epochs == 1:  # the A/A control last: it is the baseline's own server then
+            waiting.sort(key=lambda spec: spec.name != spec.variant)
         while waiting:
             left = self.measure_together(epoch, loads, waiting)
             waiting = [baseline, *(spec for spec in left if spec != baseline)] if left else []
