@@ -408,6 +408,18 @@ def test_a_model_that_was_asked_for_is_never_replaced(tmp_path):
         resolved(str(tmp_path / "nothing-here"))
 
 
+def test_random_weights_are_all_drawn_and_the_same_each_time():
+    (_, model), (_, again) = (load("random:tiny", "cpu", torch.float32) for _ in range(2))
+    weights = dict(model.named_parameters())
+    assert len(weights) == 2 + 2 * 9  # embedding and last norm; of two layers
+    for name, weight in weights.items():
+        mean, deviation = (1.0, 0.0) if "norm" in name else (0.0, 64**-0.5)
+        assert weight.mean().item() == pytest.approx(mean, abs=0.01), name
+        assert weight.std().item() == pytest.approx(deviation, rel=0.1), name
+    assert all(torch.equal(weights[name], weight) for name, weight in again.named_parameters())
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
 def test_a_model_without_a_chat_template_is_refused(tmp_path):
     with random_model("random:tiny") as folder:
         AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path)
