@@ -1,7 +1,7 @@
 """How a run is arranged: epochs of launched servers, blocks of one load, windows of one server.
 
-An epoch launches all servers, the baseline twice (A/A control; a single epoch measures the one it
-launched twice), warms each under load, and freezes them (SIGSTOP). A block draws a load; every
+An epoch launches all servers, the baseline twice (A/A control; a single epoch measures one baseline
+as both), warms each under load, and freezes them (SIGSTOP). A block draws a load; every
 server is thawed in turn, measured for one short window, and frozen again, in an order that balances
 who follows whom. Drift, noise and the luck of a launch so fall on all alike. The no-op servers, and
 the same work without a server, join some blocks of the highest load: a ceiling and what stands
@@ -180,7 +180,7 @@ class Launches:
     Attributes:
         running: those that are up.
         starting: those that were launched and may not be ready yet, in order.
-        cold: those of the ones that are up that were not warmed yet.
+        cold: those that are up, frozen, and were not warmed yet.
         left: those that memory has no room for.
     """
 
@@ -475,8 +475,8 @@ class Campaign:
     def warm(
         self, epoch: int, spec: ServerSpec, running: Running, loads: list[OfferedLoad]
     ) -> None:
-        """Load a new server once at every load, note how fast it is, and freeze it. Where an
-        earlier launch has told that, the highest load is enough.
+        """Thaw a new server, load it once at every load, note how fast it is, and freeze it again.
+        Where an earlier launch has told that, the highest load is enough.
 
         Where nothing comes back, how its requests ended is kept: it gets no window.
         """
